@@ -1,0 +1,1 @@
+"""The engine: from the log through lanes to the sinks."""

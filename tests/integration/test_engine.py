@@ -1,0 +1,407 @@
+"""The engine of a worker, whole, between a real Kafka and a real HTTP receiver."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiokafka import TopicPartition
+from app.config.instances import Instances
+from app.config.table import ConfigTable
+
+from app.config import rows
+from app.engine.app import Engine
+from app.log.clients import Kafka
+from app.settings import Settings
+
+WAIT_SECS = 20
+QUICK_RETRIES = {"WEBHOOK_RETRY_MAX_ATTEMPTS": "3", "WEBHOOK_RETRY_INITIAL_DELAY_SECONDS": "1"}
+
+
+class Receiver:
+    """An HTTP server that keeps what it got; `answer` decides the status of a request."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[Any] = []
+        self.answer: Callable[[dict[str, Any]], int | Awaitable[int]] = lambda _: 200
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        status = self.answer(body)
+        status = status if isinstance(status, int) else await status
+        if status < 300:
+            self.bodies.append(body)
+            self.headers.append(request.headers)
+        return web.Response(status=status)
+
+    def marks(self) -> list[Any]:
+        """The `data` of what was accepted, in order."""
+        return [body["data"] for body in self.bodies]
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver on a port of its own."""
+    server = Receiver()
+    app = web.Application(client_max_size=64 << 20)
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield server
+    await runner.cleanup()
+
+
+class Rig:
+    """The topics of one test, a table to write configuration with, a producer, and engines on demand."""
+
+    def __init__(self, settings: Settings, kafka: Kafka, table: ConfigTable, producer: Any) -> None:
+        self.settings = settings
+        self.kafka = kafka
+        self.table = table
+        self.instances = Instances(table, settings)
+        self.producer = producer
+
+    async def configure(self, instance: str, url: str, **section: Any) -> int:
+        """Gives an instance a webhook section; returns the offset from which it is in force."""
+        await self.instances.ensure([instance], owner="api", source="test")
+        body = {"url": url, "enabled": True, "events": ["MESSAGES_UPSERT"], "headers": None, **section}
+        key = rows.section_key(instance, "webhook")
+        row = self.table.get(key)
+        base = row.offset if row is not None else -1
+        return await self.table.write([rows.Change(key, rows.value("api", "test", body), base)])
+
+    async def send(self, instance: str, data: Any, *, headers: Any = (), event: str = "messages.upsert") -> Any:
+        """Puts one event into the log, always into partition 0; its metadata."""
+        value = json.dumps({"event": event, "data": data}).encode()
+        return await self.raw(value, instance.encode(), headers)
+
+    async def raw(self, value: bytes | None, key: bytes | None, headers: Any = ()) -> Any:
+        """Puts one record into partition 0 of the log."""
+        return await self.producer.send_and_wait(
+            self.settings.topic("events"), value, key=key, headers=list(headers), partition=0
+        )
+
+    @asynccontextmanager
+    async def engine(self, number: int = 0) -> AsyncIterator[Engine]:
+        """A worker's engine, running."""
+        engine = Engine(self.settings, number)
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.stop()
+            if engine.crash_reason is not None:
+                raise engine.crash_reason
+
+    async def read(self, topic: str, count: int) -> list[Any]:
+        """The first `count` records of a topic of ours, by partition and offset."""
+        consumer = self.kafka.consumer(auto_offset_reset="earliest")
+        await consumer.start()
+        found: list[Any] = []
+        try:
+            consumer.assign([TopicPartition(self.settings.topic(topic), number) for number in range(4)])
+            async with asyncio.timeout(WAIT_SECS):
+                while len(found) < count:
+                    for records in (await consumer.getmany(timeout_ms=200)).values():
+                        found += records
+        except TimeoutError:
+            pytest.fail(f"{topic} has {len(found)} records, {count} are wanted")
+        finally:
+            await consumer.stop()
+        return found
+
+
+@pytest.fixture
+async def make_rig(
+    make_settings: Callable[..., Settings], make_kafka: Callable[[Settings], Awaitable[Kafka]]
+) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
+    """Makes rigs: `await make_rig(SLUICE_SLOTS="100")`."""
+    closing: list[Any] = []
+
+    async def make(**environment: str) -> Rig:
+        settings = make_settings(**environment)
+        kafka = await make_kafka(settings)
+        table = ConfigTable(kafka, settings, settings.data_dir / "test" / "table")
+        await table.start()
+        closing.append(table)
+        await table.ready.wait()
+        producer = kafka.producer()
+        await producer.start()
+        closing.append(producer)
+        return Rig(settings, kafka, table, producer)
+
+    yield make
+    for part in reversed(closing):
+        await part.stop()
+
+
+@pytest.fixture
+async def rig(make_rig: Callable[..., Awaitable[Rig]]) -> Rig:
+    """A rig with quick retries."""
+    return await make_rig(**QUICK_RETRIES)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Returns when the condition holds; fails with `what` after WAIT_SECS."""
+    try:
+        async with asyncio.timeout(WAIT_SECS):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"not within {WAIT_SECS} s: {what}")
+
+
+async def test_an_event_reaches_its_receiver_and_the_ledger(rig: Rig, receiver: Receiver) -> None:
+    """From the topic to the webhook in the documented envelope, with its end written down."""
+    await rig.configure("sales", receiver.url)
+    sent = await rig.send("sales", {"key": {"remoteJid": "1@s.whatsapp.net"}})
+    async with rig.engine():
+        await until(lambda: len(receiver.bodies) == 1, "the delivery")
+        (told,) = await rig.read("deliveries", 1)
+
+    body = receiver.bodies[0]
+    assert list(body) == ["event", "instance", "data", "destination", "date_time", "apikey"]
+    assert body["event"] == "MESSAGES_UPSERT"
+    assert body["instance"] == "sales"
+    assert body["destination"] == receiver.url
+    end = json.loads(told.value)
+    assert told.key == b"sales"
+    assert told.partition == sent.partition
+    assert (end["end"], end["destination"], end["attempts"]) == ("delivered", "section/sales/webhook", 1)
+    assert (end["partition"], end["offset"]) == (sent.partition, sent.offset)
+
+
+POISON = [
+    (b"not json", b"sales", "no JSON"),
+    (b"[1]", b"sales", "a JSON object"),
+    (b'{"data": 1}', b"sales", "`event`"),
+    (b'{"event": 5}', b"sales", "`event`"),
+    (b'{"event": "messages.upsert", "data": "\xff"}', b"sales", "no JSON"),
+    (b'{"event": "messages.upsert", "data": "\\ud800"}', b"sales", "no JSON"),
+    (b'{"event": "messages.upsert"}', None, "no key"),
+    (b'{"event": "messages.upsert"}', b"\xff", "UTF-8"),
+    (None, b"sales", "no value"),
+]
+
+
+async def test_poison_goes_to_the_dead_letters_and_hurts_nobody(rig: Rig, receiver: Receiver) -> None:
+    """Each record that is no event is dead-lettered as it came, with the reason; its neighbours arrive."""
+    await rig.configure("sales", receiver.url)
+    for number, (value, key, _) in enumerate(POISON):
+        await rig.raw(value, key)
+        await rig.send("sales", number)
+    async with rig.engine():
+        await until(lambda: len(receiver.bodies) == len(POISON), "the neighbours")
+        letters = await rig.read("dead-letters", len(POISON))
+
+    assert receiver.marks() == list(range(len(POISON)))
+    for letter, (value, _, reason) in zip(letters, POISON, strict=True):
+        headers = dict(letter.headers)
+        assert letter.value == (value or b"")
+        assert reason in headers["reason"].decode()
+        assert headers["source-partition"] == b"0"
+
+
+async def test_a_set_is_in_force_for_the_events_behind_it(rig: Rig, receiver: Receiver) -> None:
+    """An event stamped with the table's offset is routed by that table, however late the worker's copy is."""
+    async with rig.engine():
+        for number in range(30):
+            instance = f"instance-{number}"
+            offset = await rig.configure(instance, receiver.url)
+            await rig.send(instance, number, headers=[("config-offset", b"%d" % offset)])
+        await until(lambda: len(receiver.bodies) == 30, "all deliveries")
+
+    assert sorted(receiver.marks()) == list(range(30))
+
+
+async def test_an_instance_exists_once_its_first_event_arrived(rig: Rig) -> None:
+    """A name that only Kafka has told of gets its row, and its event is counted as filtered."""
+    await rig.send("from-kafka", 1)
+    async with rig.engine():
+        await until(lambda: rig.instances.get("from-kafka") is not None, "the row")
+
+    row = rig.table.get(rows.instance_key("from-kafka"))
+    assert row is not None
+    assert row.owner == "event"
+
+
+async def test_more_instances_than_allowed_are_dead_lettered(make_rig: Callable[..., Awaitable[Rig]]) -> None:
+    """Beyond SLUICE_MAX_INSTANCES an event of a new name is kept as a dead letter that says so."""
+    rig = await make_rig(SLUICE_MAX_INSTANCES="1")
+    await rig.send("first", 1)
+    async with rig.engine():
+        await until(lambda: rig.instances.get("first") is not None, "the first")
+        await rig.send("second", 2)
+        (letter,) = await rig.read("dead-letters", 1)
+
+    assert letter.key == b"second"
+    assert "SLUICE_MAX_INSTANCES" in dict(letter.headers)["reason"].decode()
+
+
+async def test_an_event_sent_twice_is_delivered_once(rig: Rig, receiver: Receiver) -> None:
+    """The second record with the same id is dropped, also when the worker was restarted between them."""
+    await rig.configure("sales", receiver.url)
+    await rig.send("sales", 1, headers=[("id", b"event-1")])
+    await rig.send("sales", 2, headers=[("id", b"event-1")])
+    await rig.send("sales", 3, headers=[("id", b"event-3")])
+    async with rig.engine():
+        await until(lambda: len(receiver.bodies) == 2, "two deliveries")
+    await rig.send("sales", 4, headers=[("id", b"event-3")])
+    await rig.send("sales", 5)
+    async with rig.engine():
+        await until(lambda: len(receiver.bodies) == 3, "the last")
+
+    assert receiver.marks() == [1, 3, 5]
+
+
+async def test_a_poison_event_makes_way_after_its_attempts(rig: Rig, receiver: Receiver) -> None:
+    """It is tried as often as the policy says, dead-lettered, and its conversation goes on in order."""
+    attempts: list[Any] = []
+
+    def answer(body: dict[str, Any]) -> int:
+        if body["data"]["mark"] == 0:
+            attempts.append(body)
+            return 500
+        return 200
+
+    receiver.answer = answer
+    await rig.configure("sales", receiver.url)
+    for mark in range(4):
+        await rig.send("sales", {"key": {"remoteJid": "1@s.whatsapp.net"}, "mark": mark})
+    await rig.send("sales", {"key": {"remoteJid": "2@s.whatsapp.net"}, "mark": 9})
+    async with rig.engine():
+        await until(lambda: len(receiver.bodies) == 4, "the others")
+        (letter,) = await rig.read("dead-letters", 1)
+
+    assert len(attempts) == 3
+    assert [mark["mark"] for mark in receiver.marks()] == [9, 1, 2, 3]
+    headers = dict(letter.headers)
+    assert headers["destination"] == b"section/sales/webhook"
+    assert (headers["kind"], headers["attempts"]) == (b"server_error", b"3")
+
+
+async def test_order_is_kept_while_every_third_attempt_fails(rig: Rig, receiver: Receiver) -> None:
+    """Ten conversations, each in order at the receiver, with failures all over them."""
+    requests = iter(range(1_000_000))
+    receiver.answer = lambda _: 500 if next(requests) % 3 == 0 else 200
+    await rig.configure("sales", receiver.url)
+    for mark in range(100):
+        await rig.send("sales", {"key": {"remoteJid": f"{mark % 10}@s.whatsapp.net"}, "mark": mark})
+    async with rig.engine():
+        await until(lambda: len(receiver.bodies) == 100, "all 100")
+
+    for conversation in range(10):
+        marks = [mark["mark"] for mark in receiver.marks() if mark["mark"] % 10 == conversation]
+        assert marks == list(range(conversation, 100, 10))
+
+
+@pytest.mark.parametrize(("status", "kind"), [(404, b"rejected"), (410, b"gone")])
+async def test_a_refusal_for_good_is_dead_lettered_at_once(
+    rig: Rig, receiver: Receiver, status: int, kind: bytes
+) -> None:
+    """One attempt, and the dead letter names the kind."""
+    receiver.answer = lambda _: status
+    await rig.configure("sales", receiver.url)
+    await rig.send("sales", 1)
+    async with rig.engine():
+        (letter,) = await rig.read("dead-letters", 1)
+
+    headers = dict(letter.headers)
+    assert (headers["kind"], headers["attempts"]) == (kind, b"1")
+
+
+async def test_a_removed_destination_cancels_what_waits_for_it(
+    make_rig: Callable[..., Awaitable[Rig]], receiver: Receiver
+) -> None:
+    """What stood behind a failing event is told as cancelled once the section is gone."""
+    rig = await make_rig(WEBHOOK_RETRY_INITIAL_DELAY_SECONDS="1")
+    receiver.answer = lambda _: 503
+    await rig.configure("sales", receiver.url)
+    for mark in range(3):
+        await rig.send("sales", mark)
+    async with rig.engine():
+        await asyncio.sleep(0.2)
+        key = rows.section_key("sales", "webhook")
+        row = rig.table.get(key)
+        assert row is not None
+        await rig.table.write([rows.Change(key, None, row.offset)])
+        told = await rig.read("deliveries", 3)
+
+    assert [json.loads(record.value)["end"] for record in told] == ["cancelled"] * 3
+
+
+async def test_a_private_address_is_refused(make_rig: Callable[..., Awaitable[Rig]], receiver: Receiver) -> None:
+    """Without SLUICE_EGRESS_ALLOW nothing goes to loopback, and the dead letter says which setting would allow it."""
+    rig = await make_rig(SLUICE_EGRESS_ALLOW="10.99.0.0/16")
+    await rig.configure("sales", receiver.url)
+    await rig.send("sales", 1)
+    async with rig.engine():
+        (letter,) = await rig.read("dead-letters", 1)
+
+    assert dict(letter.headers)["kind"] == b"forbidden_address"
+    assert b"SLUICE_EGRESS_ALLOW" in dict(letter.headers)["reason"]
+    assert receiver.bodies == []
+
+
+async def test_full_slots_hold_the_partition_until_they_free(
+    make_rig: Callable[..., Awaitable[Rig]], receiver: Receiver
+) -> None:
+    """A receiver that hangs stops reading at the limit of slots, and everything arrives once it answers again."""
+    gate = asyncio.Event()
+
+    async def hang() -> int:
+        await gate.wait()
+        return 200
+
+    receiver.answer = lambda _: hang()
+    rig = await make_rig(SLUICE_SLOTS="100")
+    await rig.configure("sales", receiver.url)
+    sends = [
+        await rig.producer.send(
+            rig.settings.topic("events"),
+            json.dumps({"event": "messages.upsert", "data": mark}).encode(),
+            key=b"sales",
+            partition=0,
+        )
+        for mark in range(1500)
+    ]
+    await asyncio.gather(*sends)
+    async with rig.engine() as engine:
+        await until(lambda: engine.slots >= 100, "full slots")
+        await asyncio.sleep(0.3)
+
+        assert engine.slots < 600
+
+        gate.set()
+        await until(lambda: len(receiver.bodies) == 1500, "all 1,500")
+
+    assert receiver.marks() == list(range(1500))
+
+
+async def test_a_handover_doubles_and_loses_nothing(rig: Rig, receiver: Receiver) -> None:
+    """Three engines after one another, each stopped with much under way and waiting: each event arrives once."""
+
+    async def slow() -> int:
+        await asyncio.sleep(0.1)
+        return 200
+
+    receiver.answer = lambda _: slow()
+    await rig.configure("sales", receiver.url)
+    for mark in range(300):
+        await rig.send("sales", {"key": {"remoteJid": f"{mark % 50}@s.whatsapp.net"}, "mark": mark})
+    for wanted in (60, 180, 300):
+        async with rig.engine():
+            await until(lambda: len(receiver.bodies) >= wanted, f"{wanted} deliveries")  # noqa: B023  Awaited here.
+
+    marks = [mark["mark"] for mark in receiver.marks()]
+    assert sorted(marks) == list(range(300))
+    for conversation in range(50):
+        assert [mark for mark in marks if mark % 50 == conversation] == list(range(conversation, 300, 50))
