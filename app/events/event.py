@@ -38,7 +38,7 @@ class Event:
         instance: str,
         name: str,
         data: Any,
-        id: str,
+        id: str,  # noqa: A002  An event's id is its `id`, in every document.
         partition: int,
         offset: int,
         timestamp_ms: int,

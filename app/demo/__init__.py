@@ -1,0 +1,1 @@
+"""What shows Sluice at work: events that look real."""

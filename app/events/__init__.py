@@ -1,0 +1,1 @@
+"""What an event is: its names, its form, its ids, its order."""
