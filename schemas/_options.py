@@ -38,7 +38,10 @@ class Options(BaseModel):
 
     timeout_secs: float = option(30.0, description="Longest wait for the far end's receipt.", ge=0.05, le=600)
     expire_secs: float | None = option(
-        None, description="Events older than this are not delivered any more but counted as expired.", example=86400, gt=0
+        None,
+        description="Events older than this are not delivered any more but counted as expired.",
+        example=86400,
+        gt=0,
     )
     max_in_flight: int = option(512, description="Most events under way to the far end at once.", ge=1, le=4096)
 

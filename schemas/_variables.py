@@ -31,7 +31,8 @@ class Variable:
     One environment variable.
 
     `parse` turns its text into a value and raises ValueError with what would be right; `default` is the value when it
-    is unset. `field` is the attribute it is read into.
+    is unset. `field` is the attribute it is read into. A variable that is set but empty counts as unset, unless
+    `empty_counts`: then `parse` gets the empty text.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Variable:
     limit: str = ""
     example: str = ""
     secret: bool = False
+    empty_counts: bool = False
 
 
 def integer(minimum: int, maximum: int) -> Callable[[str], int]:
