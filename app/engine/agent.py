@@ -6,7 +6,7 @@ The path of a delivery has no await: `submit` begins it or queues it, `_done` is
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -59,6 +59,7 @@ class SinkAgent(Service):
         self.transport = transport
         self.queued = 0
         """Deliveries that were begun or wait, and have no end yet."""
+        self.matched = metrics.counter("sluice_matches_total", transport=transport)
         self._router = router
         self._outcomes = outcomes
         self._budget = budget
@@ -70,6 +71,7 @@ class SinkAgent(Service):
         self._gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
         self._busy: set[Gate] = set()
         self._attempt_secs = metrics.histogram("sluice_attempt_seconds", transport=transport)
+        self._crashing: list[asyncio.Task[None]] = []
         self._failures: dict[FailureKind, metrics.CounterTally] = {}
 
     @property
@@ -116,7 +118,7 @@ class SinkAgent(Service):
             if not limit.admits(now):
                 if gate.timer is None and now < limit.closed_until:
                     delay = limit.closed_until - now
-                    gate.timer = self._loop.call_later(delay, self._reopen, gate)
+                    gate.timer = self._loop.call_later(delay, self._safely, self._reopen, gate)
                 return
             if budget.active >= budget.maximum:
                 if not gate.queued:
@@ -183,10 +185,23 @@ class SinkAgent(Service):
         self._busy.add(gate)
         gate.limit.active += 1
         self._budget.active += 1
-        future.add_done_callback(partial(self._done, gate, delivery))
+        future.add_done_callback(partial(self._safely, self._done, gate, delivery))
+
+    def _safely(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Runs a call-back; a defect in one ends the process, where the loop would log it and go on without it."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            crash = self._loop.create_task(self.crash(error))
+            self._crashing.append(crash)
+            raise
 
     async def _open_and_send(self, message: Message) -> Receipt:
         name = message.options.far_end
+        ready = self._far_ends.get(name)
+        if ready is not None:
+            # It was opened between the start of this task and its first step.
+            return await ready.sink.send(message)
         opening = self._opening.get(name)
         if opening is None:
             opening = self._opening[name] = self._loop.create_task(self._open(message))
@@ -248,7 +263,7 @@ class SinkAgent(Service):
         decision = retry.decide(destination.retry, delivery.attempts, failure, retry.chance())
         if isinstance(decision, retry.Wait):
             delivery.slot.partition.moving -= 1
-            self._loop.call_later(decision.secs, self._again, delivery)
+            self._loop.call_later(decision.secs, self._safely, self._again, delivery)
             return
         self._outcomes.end(delivery, "dead", kind=failure.kind, status=failure.status, detail=decision.reason)
         self._advance(delivery)

@@ -8,6 +8,7 @@ read by `HotConsumer` (form S of the measurements: 2.5 us an event against 31-38
 import hashlib
 import logging
 import time
+from importlib.metadata import version
 from typing import Any
 
 import faust
@@ -83,7 +84,11 @@ class Engine(Service):
         outcomes = Outcomes(settings, writer, consumer.mark, intake.freed)
         intake.connect(consumer, outcomes)
         for transport in transports():
-            context = SinkContext(egress=EgressGuard(settings.egress_allow), settings=settings.transports[transport])
+            context = SinkContext(
+                egress=EgressGuard(settings.egress_allow),
+                user_agent=f"Sluice/{version('sluice')}",
+                settings=settings.transports[transport],
+            )
             self._agents[transport] = SinkAgent(transport, router, outcomes, self._budget, context)
         for service in (outcomes, *self._agents.values(), intake, consumer):
             await self.add_runtime_dependency(service)
@@ -133,6 +138,8 @@ def run_worker(settings: Settings, number: int) -> None:
     Call it once, in the main thread of a process of its own.
     """
     metrics.prepare(settings, f"worker-{number}")
+    # Faust makes the directory itself, but not those above it.
+    (settings.data_dir / f"worker-{number}").mkdir(parents=True, exist_ok=True)
     app = App(
         settings.topic("workers"),
         broker="kafka://" + ";".join(settings.brokers or ("127.0.0.1",)),

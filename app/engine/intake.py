@@ -80,7 +80,6 @@ class EventIntake(Service):
         self._events = metrics.counter("sluice_events_total")
         self._filtered = metrics.counter("sluice_events_filtered_total")
         self._repeated = metrics.counter("sluice_events_repeated_total")
-        self._matches = {name: metrics.counter("sluice_matches_total", transport=name) for name in agents}
         self._waits = {
             reason: metrics.counter("sluice_waits_total", reason=reason) for reason in ("slots", "table", "bytes")
         }
@@ -211,9 +210,8 @@ class EventIntake(Service):
                 return
             gate = self._agents[destination.transport].gate(route.destination)
             lane = partition.lanes[lane_key] = Lane(partition, gate, event.instance, route.instance_id)
-        transport = lane.gate.transport
-        agent = self._agents[transport]
-        self._matches[transport].add(1)
+        agent = self._agents[lane.gate.transport]
+        agent.matched.add(1)
         slot.pending += 1
         slot.deliveries += 1
         try:

@@ -62,7 +62,9 @@ class Writer(Service):
             batch = producer.create_batch()
             count = 0
             for record in records[position:]:
-                appended = batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+                appended = batch.append(
+                    key=record.key, value=record.value, timestamp=None, headers=list(record.headers)
+                )
                 if appended is None:
                     break
                 count += 1

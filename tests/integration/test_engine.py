@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiokafka import TopicPartition
-from app.config.instances import Instances
+from app.config.instances import Instances, ensure_log_id
 from app.config.table import ConfigTable
 
 from app.config import rows
@@ -133,6 +133,7 @@ async def make_rig(
         await table.start()
         closing.append(table)
         await table.ready.wait()
+        await ensure_log_id(table, created=True)
         producer = kafka.producer()
         await producer.start()
         closing.append(producer)
@@ -288,8 +289,11 @@ async def test_a_poison_event_makes_way_after_its_attempts(rig: Rig, receiver: R
     assert (headers["kind"], headers["attempts"]) == (b"server_error", b"3")
 
 
-async def test_order_is_kept_while_every_third_attempt_fails(rig: Rig, receiver: Receiver) -> None:
+async def test_order_is_kept_while_every_third_attempt_fails(
+    make_rig: Callable[..., Awaitable[Rig]], receiver: Receiver
+) -> None:
     """Ten conversations, each in order at the receiver, with failures all over them."""
+    rig = await make_rig(WEBHOOK_RETRY_INITIAL_DELAY_SECONDS="1")
     requests = iter(range(1_000_000))
     receiver.answer = lambda _: 500 if next(requests) % 3 == 0 else 200
     await rig.configure("sales", receiver.url)
@@ -323,12 +327,18 @@ async def test_a_removed_destination_cancels_what_waits_for_it(
 ) -> None:
     """What stood behind a failing event is told as cancelled once the section is gone."""
     rig = await make_rig(WEBHOOK_RETRY_INITIAL_DELAY_SECONDS="1")
-    receiver.answer = lambda _: 503
+    attempts: list[Any] = []
+
+    def answer(body: dict[str, Any]) -> int:
+        attempts.append(body)
+        return 503
+
+    receiver.answer = answer
     await rig.configure("sales", receiver.url)
     for mark in range(3):
         await rig.send("sales", mark)
     async with rig.engine():
-        await asyncio.sleep(0.2)
+        await until(lambda: bool(attempts), "an attempt")
         key = rows.section_key("sales", "webhook")
         row = rig.table.get(key)
         assert row is not None
