@@ -1,0 +1,44 @@
+"""The bench's own programs as child processes: each answers one JSON line."""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from tests.bench.far_end import ROOT
+from tests.bench.load import Workload
+
+
+async def answer(module: str, *arguments: str) -> dict[str, Any]:
+    """Runs `python -m tests.bench.<module>` to its end; what it answered. Ends it when cancelled."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"tests.bench.{module}", *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise RuntimeError(f"{module} ended with {process.returncode}; its messages stand above")
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+async def produce(
+    brokers: str, topic: str, workload: Workload, *, events: int, first: int = 0, per_second: float = 0.0
+) -> dict[str, Any]:
+    """Writes events of a workload from a process of its own; without a rate as fast as it goes."""
+    chosen = {
+        "--brokers": brokers,
+        "--topic": topic,
+        "--events": events,
+        "--first": first,
+        "--rate": per_second,
+        "--instances": workload.instances,
+        "--conversations": workload.conversations,
+        "--size-bytes": workload.size_bytes,
+        "--prefix": workload.prefix,
+    }
+    return await answer("produce", *(str(part) for pair in chosen.items() for part in pair))
