@@ -20,6 +20,8 @@ PUBLIC_DEFAULT_KEYS = frozenset({"BQYHJGJHJ", "429683C4C977415CAAFCCE10F7D57E11"
 """Upstream's published keys (contract 11.1): whoever keeps one has no key."""
 
 MEBIBYTE = 1 << 20
+PREFIX = "SLUICE_"
+"""Of the variables that are ours alone, so that a misspelt one can be told."""
 
 
 class SettingsError(Exception):
@@ -40,6 +42,14 @@ def _prefix(value: str) -> str:
     return value
 
 
+def _egress_allow(value: str) -> tuple[str, ...]:
+    from sinks._egress import EgressGuard  # noqa: PLC0415  Most verbs need no client.
+
+    allowed = names(value)
+    EgressGuard(allowed)
+    return allowed
+
+
 def _log_level(value: str) -> str:
     if value.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error is wanted")
@@ -50,7 +60,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="SLUICE_BROKERS",
         field="brokers",
-        description="Kafka to use. Unset: `sluice run` brings its own, and the other verbs find it in the data directory.",
+        description="Kafka to use. Unset: `sluice run` brings its own, and the other verbs find it in the data "
+        "directory.",
         default=(),
         parse=names,
         example="kafka-1:9092,kafka-2:9092",
@@ -128,7 +139,7 @@ VARIABLES: tuple[Variable, ...] = (
         field="egress_allow",
         description="Addresses that destinations may have although they are private: CIDRs and host patterns.",
         default=(),
-        parse=names,
+        parse=_egress_allow,
         example="127.0.0.0/8,*.internal.example.com",
     ),
     Variable(
@@ -152,6 +163,22 @@ VARIABLES: tuple[Variable, ...] = (
         default=10.0,
         parse=number(0.5, 120),
         unit="seconds",
+    ),
+    Variable(
+        name="SLUICE_INGEST_BYTES",
+        field="ingest_bytes",
+        description="Most bytes of requests that one API process holds at once, at least four of the largest events; "
+        "beyond it 503.",
+        default=256 * MEBIBYTE,
+        parse=integer(MEBIBYTE, 1 << 40),
+        unit="bytes",
+    ),
+    Variable(
+        name="SLUICE_STRICT_BODIES",
+        field="strict_bodies",
+        description="Whether `set` takes upstream's own bodies only (contract 3.1), not every spelling in use.",
+        default=False,
+        parse=flag,
     ),
     Variable(
         name="SLUICE_DUPLICATE_WINDOW_SECS",
@@ -196,6 +223,14 @@ VARIABLES: tuple[Variable, ...] = (
         description="Longest wait of a partition for the table to reach an event's `config-offset`.",
         default=10.0,
         parse=number(0, 600),
+        unit="seconds",
+    ),
+    Variable(
+        name="SLUICE_TABLE_TIMEOUT_SECS",
+        field="table_timeout_secs",
+        description="Longest wait for Kafka when the configuration table is written or read up to date; then 503.",
+        default=10.0,
+        parse=number(0.5, 120),
         unit="seconds",
     ),
     Variable(
@@ -283,12 +318,15 @@ class Settings:
     max_instances: int
     ingest_events_per_second: float
     ingest_timeout_secs: float
+    ingest_bytes: int
+    strict_bodies: bool
     duplicate_window_secs: float
     duplicate_window_events: int
     slots: int
     slot_bytes: int
     max_in_flight: int
     config_wait_secs: float
+    table_timeout_secs: float
     drain_secs: float
     session_timeout_secs: float
     metrics_public: bool
@@ -310,7 +348,7 @@ class Settings:
 def read(environment: Mapping[str, str] | None = None) -> Settings:
     """
     The settings of an environment (the process's own when none is given). A variable that is set but empty counts as
-    unset.
+    unset, but for those that say an empty text means something.
 
     Raises SettingsError with every problem at once.
     """
@@ -320,8 +358,8 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
     def take(variables: tuple[Variable, ...]) -> dict[str, Any]:
         values = {}
         for variable in variables:
-            given = source.get(variable.name, "")
-            if not given:
+            given = source.get(variable.name)
+            if given is None or (not given and not variable.empty_counts):
                 values[variable.field] = variable.default
                 continue
             try:
@@ -349,12 +387,14 @@ def all_variables() -> tuple[Variable, ...]:
 
 def unknown(environment: Mapping[str, str]) -> list[str]:
     """A warning for each `SLUICE_*` variable that nobody reads, with the nearest name that is read."""
-    known = [variable.name for variable in all_variables()]
+    # Without the prefix that all share and that makes any two look alike.
+    known = [variable.name.removeprefix(PREFIX) for variable in all_variables() if variable.name.startswith(PREFIX)]
     warnings = []
     for name in sorted(environment):
-        if name.startswith("SLUICE_") and name not in known:
-            near = get_close_matches(name, known, n=1)
-            warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+        rest = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and rest not in known:
+            near = get_close_matches(rest, known, n=1)
+            warnings.append(f"{name} is not a setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
     return warnings
 
 
@@ -369,15 +409,18 @@ def markdown() -> str:
         "|---|---|---|",
     ]
     for variable in all_variables():
-        default = "" if variable.default in (None, (), "") else f"`{_shown(variable)}`"
+        default = f"`{words}`" if (words := shown(variable)) else ""
         example = f" Example: `{variable.example}`." if variable.example else ""
         unit = f" In {variable.unit}." if variable.unit else ""
         lines.append(f"| `{variable.name}` | {default} | {variable.description}{unit}{example} |")
     return "\n".join(lines) + "\n"
 
 
-def _shown(variable: Variable) -> str:
+def shown(variable: Variable) -> str:
+    """A default in the words of the environment."""
     value = variable.default
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
