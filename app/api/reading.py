@@ -9,7 +9,7 @@ from aiohttp import web
 
 from app.api import errors, forms
 
-TIMEOUT_SECS = 30.0
+TIMEOUT_SECS = 60.0
 """Longest wait for a body that a client has announced."""
 LEAST_CHARGE_BYTES = 4096
 """What even an empty request holds."""
@@ -84,8 +84,8 @@ async def read(request: web.Request, share: Share, limit_bytes: int) -> bytes:
                 chunks.append(chunk)
     except TimeoutError as error:
         raise errors.ApiError(408, [f"the body did not come within {TIMEOUT_SECS:.0f} s"]) from error
-    except web.RequestPayloadError as error:
-        raise errors.bad_request(f"the body cannot be read: {error}") from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise errors.bad_request(f"the body did not come whole: {error}") from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

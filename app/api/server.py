@@ -59,7 +59,7 @@ class Server:
             )
         )
         application = web.Application()
-        application.router.add_route("*", "/{path:.*}", self._handle)
+        application.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
         self._runner = web.AppRunner(
             application, handle_signals=False, access_log=None, shutdown_timeout=max(1.0, settings.drain_secs)
         )

@@ -151,30 +151,30 @@ class Acceptance:
 
     def _settle(self) -> None:
         records, self._waiting = self._waiting, []
-        verdicts = [self._verdict(record) for record in records]
+        before = [self._known(record.key) for record in records]
+        verdicts = [self._verdict(record, stored) for record, stored in zip(records, before, strict=True)]
         stale = tuple(r.key for r, verdict in zip(records, verdicts, strict=True) if verdict is _Verdict.STALE)
         # Of an apply that has lost records nobody can say that none of the lost ones was stale.
         whole = len(records) == records[0].count
         certain = whole and all(verdict is _Verdict.CERTAIN for verdict in verdicts)
-        for record in records:
-            before = self._known(record.key) or _NEVER_SEEN
+        for record, stored in zip(records, before, strict=True):
+            known = stored or _NEVER_SEEN
             if stale and not record.key:
                 continue
             if stale:
-                self._step.known[record.key] = replace(before, last=record.offset)
+                self._step.known[record.key] = replace(known, last=record.offset)
                 continue
             sure = record.offset if certain else -1
             after = Known(record.offset, record.base, record.offset, sure, record.value)
             self._step.known[record.key] = after
-            if before.value is not None or after.value is not None:
+            if known.value is not None or after.value is not None:
                 self._step.changed.add(record.key)
         self._step.anchor = records[-1]
         self._step.outcomes.append(Outcome(records[0].apply, records[-1].offset, stale))
 
-    def _verdict(self, record: Record) -> _Verdict:
+    def _verdict(self, record: Record, stored: Known | None) -> _Verdict:
         if record.broken:
             return _Verdict.STALE
-        stored = self._known(record.key)
         known = stored or _NEVER_SEEN
         # What was ignored after that was proven stale, and so is ignored by everybody: it need not have been seen.
         saw_all = record.at > known.changed

@@ -1,6 +1,7 @@
 """`sluice run` as a child of the demo: started with settings of its own, watched until it is ready, stopped."""
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -141,7 +142,12 @@ class Node:
 
 
 def _missing(text: str) -> str:
-    return " ".join(text.split())[:200]
+    """What `/ready` waits for, in its own words."""
+    try:
+        missing = json.loads(text)["missing"]
+    except (ValueError, KeyError, TypeError):
+        return text[:200]
+    return "; ".join(map(str, missing))
 
 
 def _free_port() -> int:

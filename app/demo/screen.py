@@ -1,6 +1,7 @@
 """What the demo shows: its steps, and a table of deliveries that is kept up to date."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,6 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 REFRESH_PER_SECOND = 5
+PLAIN_WIDTH = 120
+"""Columns where there is no terminal to ask: a log or a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,8 @@ class Line:
 class Screen:
     """The terminal, or plain lines where there is none. `lines` is asked for the table's content at each refresh."""
 
-    def __init__(self, lines: Callable[[], Sequence[Line]], console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+    def __init__(self, lines: Callable[[], Sequence[Line]]) -> None:
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         self._lines = lines
         self._live: Live | None = None
 

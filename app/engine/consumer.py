@@ -181,7 +181,7 @@ class HotConsumer(Service, ConsumerRebalanceListener):
         # By default one unread partition stops the others of its broker for 0.1 s. Private, and optional.
         fetcher = getattr(self._client, "_fetcher", None)
         if fetcher is not None:
-            fetcher._prefetch_backoff = 0.005  # noqa: SLF001
+            fetcher._prefetch_backoff = 0.005  # noqa: SLF001  See above.
         # After start(), which otherwise waits for the group.
         self._client.subscribe([self._topic], listener=self)
 

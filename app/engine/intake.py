@@ -344,7 +344,7 @@ class EventIntake(Service):
                 partition.size -= slot.size
                 partition.live = slot.offset
                 self._bytes -= slot.size
-        while any(partition.moving for partition in partitions) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while any(partition.moving for partition in partitions) and time.monotonic() < deadline:  # noqa: ASYNC110  As above.
             await asyncio.sleep(DRAIN_POLL_SECS)
         remaining = max(deadline - time.monotonic(), 1.0)
         try:

@@ -5,11 +5,13 @@ An expression sees what `Event.view` shows: `id`, `instance`, `event`, `data`, `
 """
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 import jmespath
 from jmespath.exceptions import IncompleteExpressionError, JMESPathError, LexerError, ParseError
+from jmespath.functions import Functions
 from jmespath.parser import ParsedResult
 
 from app.events.event import Event
@@ -23,11 +25,15 @@ _CACHED = 4096
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be compiled; `position` is the character where it goes wrong, from 0."""
+    """
+    An expression that cannot be compiled; `position` is the character where it goes wrong, from 0, and `near` the word
+    that was probably meant.
+    """
 
-    def __init__(self, reason: str, position: int) -> None:
+    def __init__(self, reason: str, position: int, near: str | None = None) -> None:
         super().__init__(reason)
         self.position = position
+        self.near = near
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,33 @@ def _parsed(text: str) -> ParsedResult:
         if depth > MAX_NESTING:
             raise ExpressionError(f"brackets stand in each other at most {MAX_NESTING} deep", position)
     try:
-        return jmespath.compile(text)
+        parsed = jmespath.compile(text)
     except (ParseError, LexerError) as error:
         position = min(getattr(error, "lex_position", 0) or 0, len(text))
         raise ExpressionError(_words(error), position) from error
     except (JMESPathError, ValueError, RecursionError) as error:
         raise ExpressionError(str(error) or type(error).__name__, 0) from error
+    _functions(text, parsed.parsed)
+    return parsed
+
+
+def _functions(text: str, tree: Any) -> None:
+    """Refuses calls of functions that there are not: the library would notice while it runs, on an event."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += [child for child in node.get("children", ()) if isinstance(child, dict)]
+        if node.get("type") != "function_expression":
+            continue
+        name, given = node["value"], len(node["children"])
+        position = max(text.find(f"{name}("), 0)
+        signature = Functions.FUNCTION_TABLE.get(name, {}).get("signature")
+        if signature is None:
+            near = get_close_matches(name, Functions.FUNCTION_TABLE, n=1)
+            raise ExpressionError(f"there is no function {name}()", position, near[0] if near else None)
+        variadic = bool(signature) and signature[-1].get("variadic", False)
+        if given < len(signature) or (given > len(signature) and not variadic):
+            raise ExpressionError(f"{name}() takes {len(signature)} arguments, and was given {given}", position)
 
 
 def _words(error: ParseError | LexerError) -> str:

@@ -20,7 +20,7 @@ from app.settings import Settings
 from schemas import Options, Retry
 
 CACHED_INSTANCES = 10_000
-"""Instances whose routes are kept compiled; some 5 KB each. The one not asked for longest goes first."""
+"""Instances whose routes are kept compiled; 3 KB and more each. The one not asked for longest goes first."""
 CACHED_DESTINATIONS = 50_000
 """Destinations that are kept with their secrets resolved; some 2 KB each."""
 CACHED_UNKNOWN_EVENTS = 64
@@ -106,7 +106,7 @@ class Router:
         for row in self._table.scan(f"{instance_key(name)}/"):
             transport = split(row.key)[-1]
             if transport in schemas.transports():
-                sections[transport] = _resolved_as_far_as_possible(row.body)
+                sections[transport] = _as_far_as_possible(row.body) if row.owner == "file" else row.body
         rows = InstanceRows(
             name=name,
             uuid=str(own.body.get("uuid", "")),
@@ -136,7 +136,7 @@ class Router:
                 self._table.scan("layout/"),
                 self._table.get(DEFAULTS_KEY),
                 self._settings,
-                _resolved_as_far_as_possible,
+                _as_far_as_possible,
             )
         return self._shared
 
@@ -160,7 +160,7 @@ class Router:
             return None
         # References are resolved in the row, since a transport may look at a value while it makes its options of it.
         section = schemas.section(transport)
-        return self._made(destination_id, transport, lambda: section.to_options(_resolved(row.body)))
+        return self._made(destination_id, transport, lambda: section.to_options(_resolved(row)))
 
     def _target(self, destination_id: str, pipeline: str, name: str) -> Destination | None:
         row = self._table.get(pipeline_key(pipeline))
@@ -174,7 +174,7 @@ class Router:
         if target is None or not target.enabled or not spec.enabled:
             return None
         options = target.options
-        return self._made(destination_id, target.transport, lambda: _resolved(options), spec.retry, target.retry)
+        return self._made(destination_id, target.transport, lambda: _all_resolved(options), spec.retry, target.retry)
 
     def _global(self, destination_id: str, transport: str) -> Destination | None:
         for entry in self._for_all().everyone:
@@ -249,18 +249,22 @@ class _InstanceRoutes:
         """How many of them are of names outside the catalogue."""
 
 
-def _resolved(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The data with every reference replaced; raises SecretError."""
+def _resolved(row: Row) -> Mapping[str, Any]:
+    """A section with its references replaced; raises SecretError. Only the file may refer to the operator's secrets."""
+    return _all_resolved(row.body) if row.owner == "file" else row.body
+
+
+def _all_resolved(data: Mapping[str, Any]) -> Mapping[str, Any]:
     found: Mapping[str, Any] = secrets.resolve_all(dict(data))
     return found
 
 
-def _resolved_as_far_as_possible(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A section's row for routing, which needs its address for the envelope only: better none than none at all."""
+def _as_far_as_possible(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data for routing, which needs its address for the envelope only: better none than no event at all."""
     try:
-        return _resolved(row)
+        return _all_resolved(data)
     except SecretError:
-        return {key: "" if isinstance(value, str) and "${" in value else value for key, value in row.items()}
+        return {key: "" if isinstance(value, str) and "${" in value else value for key, value in data.items()}
 
 
 def _unusable(model: type[Options]) -> Options:

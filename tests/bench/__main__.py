@@ -46,7 +46,7 @@ async def kafka(directory: Path) -> AsyncIterator[str]:
 
 async def run(names: list[str], *, quick: bool) -> None:
     """Runs the scenarios one after another."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as temporary:
         directory = Path(temporary)
         async with kafka(directory) as brokers:

@@ -76,12 +76,12 @@ async def restart(brokers: str, directory: Path, size: Size) -> Outcome:
 
 
 async def join_and_leave(brokers: str, directory: Path, size: Size) -> Outcome:
-    """A second worker joins after a third of the load and leaves after two thirds."""
+    """A second worker joins after a quarter of the load, and leaves once it had its share for another quarter."""
 
     async def harm(cluster: Cluster) -> None:
-        await asyncio.sleep(size.seconds / 3)
-        second = await cluster.worker(1)
-        await asyncio.sleep(size.seconds / 3)
+        await asyncio.sleep(size.seconds / 4)
+        second = await cluster.worker(1, members=2)
+        await asyncio.sleep(size.seconds / 4)
         await second.stop()
 
     return await _run("join and leave", brokers, directory, size, harm)

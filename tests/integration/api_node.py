@@ -19,13 +19,17 @@ KEY = "test-key-0123456789"
 
 def api_settings(broker: str, directory: Path, prefix: str | None = None, **environment: str) -> Settings:
     """Settings of an API process; processes with the same prefix are one installation."""
+    pipelines = directory / "pipelines.yaml"
+    if not pipelines.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        pipelines.write_text("version: 1\n")
     return settings_module.read(
         {
             "SLUICE_BROKERS": broker,
             "SLUICE_PARTITIONS": "4",
             "SLUICE_DATA_DIR": str(directory),
             "SLUICE_TOPIC_PREFIX": prefix or f"t{uuid.uuid4().hex[:12]}.",
-            "SLUICE_PIPELINES": str(directory / "pipelines.yaml"),
+            "SLUICE_PIPELINES": str(pipelines),
             "SERVER_HOST": "127.0.0.1",
             "SERVER_PORT": str(free_port()),
             "AUTHENTICATION_API_KEY": KEY,
@@ -37,7 +41,8 @@ def api_settings(broker: str, directory: Path, prefix: str | None = None, **envi
 class Client:
     """Asks one API process; the global key goes along unless another is given."""
 
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, process: ApiProcess, settings: Settings, session: aiohttp.ClientSession) -> None:
+        self.process = process
         self.settings = settings
         self.url = f"http://127.0.0.1:{settings.server_port}"
         self._session = session
@@ -82,7 +87,7 @@ async def api_node(settings: Settings, *, number: int = 0, connected: bool = Tru
     await process.start()
     try:
         async with aiohttp.ClientSession() as session:
-            client = Client(settings, session)
+            client = Client(process, settings, session)
             if connected:
                 await client.connected()
             yield client

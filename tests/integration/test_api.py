@@ -10,11 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 from api_node import KEY, Client, api_node, api_settings
-from harness import free_port
+from harness import Cluster, free_port
 
 from app.api import keys
 from app.api.process import ApiProcess
 from app.events.catalogue import ALL_EVENTS
+from app.log.clients import connect
 from app.processes import BusyError
 from app.settings import PUBLIC_DEFAULT_KEYS, Settings, SettingsError
 
@@ -259,8 +260,6 @@ async def test_health_and_ready(api: Client) -> None:
 
 async def test_ready(api: Client) -> None:
     """Once every partition is assigned to somebody in the workers' group, the process is ready."""
-    from app.log.clients import connect  # noqa: PLC0415
-
     consumer = connect(api.settings, "test").consumer(
         api.settings.topic("events"), group=api.settings.topic("workers"), auto_offset_reset="earliest"
     )
@@ -329,7 +328,7 @@ async def test_requests_finish(broker: str, tmp_path: Path) -> None:
     process = ApiProcess(settings)
     await process.start()
     async with aiohttp.ClientSession() as session:
-        client = Client(settings, session)
+        client = Client(process, settings, session)
         await client.connected()
         await client.post("last", {"event": "call"})
         under_way = [asyncio.create_task(client.post("last", {"event": "call"})) for _ in range(50)]
@@ -365,3 +364,15 @@ def test_bad_key_file(content: str, make_plain_settings: Callable[..., Settings]
     (settings.data_dir / keys.FILE_NAME).write_text(content, encoding="latin-1")
     with pytest.raises(SettingsError, match="api-key"):
         keys.load(settings)
+
+
+async def test_sigterm(broker: str, tmp_path: Path) -> None:
+    """As a process of its own it ends with 0 after SIGTERM, connected or not."""
+    async with Cluster(broker, tmp_path / "connected") as cluster:
+        node = await cluster.api()
+        await asyncio.sleep(0.5)
+        assert await node.stop() == 0
+    async with Cluster(f"127.0.0.1:{free_port()}", tmp_path / "alone") as cluster:
+        node = await cluster.api()
+        assert await node.stop() == 0
+        assert "does not answer" in node.log_tail()

@@ -2,18 +2,17 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
+from polling import until
 
 from app.engine.consumer import HotConsumer, MembershipLost
 from app.log.clients import Kafka
 from app.settings import Settings
-
-WAIT_SECS = 20
 
 
 class Reader:
@@ -70,16 +69,6 @@ async def running(
         yield consumer
     finally:
         await consumer.stop()
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Returns when the condition holds; fails with `what` after WAIT_SECS."""
-    try:
-        async with asyncio.timeout(WAIT_SECS):
-            while not condition():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"not within {WAIT_SECS} s: {what}")
 
 
 async def produce(kafka: Kafka, settings: Settings, count: int, *, partition: int | None = None) -> None:

@@ -1,6 +1,8 @@
 """`POST /events/{instance}`: what reaches the log, what is refused, and what happens while Kafka is away."""
 
 import asyncio
+import gzip
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from api_node import KEY, Client, api_node, api_settings
 
 from app import settings as settings_module
 from app.api.quota import Quota
+from app.config.rows import instance_key
 from app.embedded.kafka import EmbeddedKafka
 from app.log.clients import connect
 
@@ -108,7 +111,7 @@ async def test_new_instance(api: Client) -> None:
     assert (await api.find("fresh"))[0] == 404
     assert (await api.post("fresh", MESSAGE))[0] == 202
     assert (await api.find("fresh"))[0] == 200
-    _, row = await api.set("fresh", {"enabled": True, "url": "https://a.example.com"})
+    await api.set("fresh", {"enabled": True, "url": "https://a.example.com"})
     await api.post("fresh", MESSAGE)
     before, after = await records(api, "fresh", 2)
     assert int(dict(before.headers)["config-offset"]) < int(dict(after.headers)["config-offset"])
@@ -118,8 +121,6 @@ async def test_new_instance(api: Client) -> None:
 
 async def test_instance_token(api: Client) -> None:
     """An instance's own token opens that instance and no other."""
-    from app.config.rows import instance_key  # noqa: PLC0415
-
     await api.post("mine", MESSAGE)
     await api.post("other", MESSAGE)
     consumer = connect(api.settings, "test").consumer(auto_offset_reset="earliest")
@@ -203,8 +204,6 @@ async def test_too_large_without_length(api: Client) -> None:
 
 async def test_compressed_bomb(api: Client) -> None:
     """The limit holds for what a compressed body unpacks to."""
-    import gzip  # noqa: PLC0415
-
     content = gzip.compress(b'{"event": "call", "data": "' + b"x" * 50_000_000 + b'"}')
     assert len(content) < 100_000
     status, _, _ = await api.ask("POST", "/events/bomb", data=content, headers={"Content-Encoding": "gzip"})
@@ -266,8 +265,12 @@ async def test_no_room(broker: str, tmp_path: Path) -> None:
 
         under_way = [asyncio.create_task(api.ask("POST", "/events/slow", data=slow())) for _ in range(4)]
         async with asyncio.timeout(10):
-            while (await api.post("more", {**MESSAGE, "pad": "x" * 100_000}))[0] != 503:
-                await asyncio.sleep(0.05)
+            while api.process._room.held_bytes < 1_000_000:
+                await asyncio.sleep(0.02)
+        status, answer, response = await api.ask("POST", "/events/more", json={**MESSAGE, "pad": "x" * 100_000})
+        assert (status, answer["error"]) == (503, "Service Unavailable")
+        assert "nothing was stored" in answer["response"]["message"][0]
+        assert "Retry-After" in response.headers
         released.set()
         assert {status for status, _, _ in await asyncio.gather(*under_way)} == {202}
         assert (await api.post("more", MESSAGE))[0] == 202
@@ -275,16 +278,18 @@ async def test_no_room(broker: str, tmp_path: Path) -> None:
 
 async def test_kafka_goes_away(tmp_path: Path) -> None:
     """While Kafka is away events are answered 503 in time, with what to do; when it is back they are accepted."""
-    environment = {name: value for name, value in __import__("os").environ.items() if name.startswith("SLUICE_")}
-    environment |= {"SLUICE_DATA_DIR": str(tmp_path / "kafka")}
+    environment = {name: os.environ[name] for name in ("SLUICE_CACHE_DIR", "SLUICE_JAVA") if name in os.environ}
+    environment["SLUICE_DATA_DIR"] = str(tmp_path / "kafka")
     kafka = EmbeddedKafka(settings_module.read(environment))
     address = kafka.start()
     try:
         settings = api_settings(address, tmp_path / "api", SLUICE_INGEST_TIMEOUT_SECS="1")
         async with api_node(settings) as api:
             assert (await api.post("sales", MESSAGE))[0] == 202
-            pid = int(__import__("subprocess").check_output(["pgrep", "-f", str(tmp_path / "kafka")]).split()[0])
-            __import__("os").kill(pid, signal.SIGSTOP)
+            state = kafka.home.read()
+            assert state is not None
+            assert state.process is not None
+            os.kill(state.process.pid, signal.SIGSTOP)
             try:
                 status, answer, response = await api.ask("POST", "/events/sales", json={**MESSAGE, "id": "again"})
                 assert (status, answer["error"]) == (503, "Service Unavailable")
@@ -294,7 +299,7 @@ async def test_kafka_goes_away(tmp_path: Path) -> None:
                 assert (await api.ask("GET", "/health"))[0] == 200
                 assert (await api.ask("GET", "/ready"))[0] == 503
             finally:
-                __import__("os").kill(pid, signal.SIGCONT)
+                os.kill(state.process.pid, signal.SIGCONT)
             async with asyncio.timeout(30):
                 while (await api.post("sales", {**MESSAGE, "id": "again"}))[0] != 202:
                     await asyncio.sleep(0.2)

@@ -34,6 +34,9 @@ def test_an_expression_sees_the_event_and_not_only_its_data() -> None:
         ("a[?b == #]", 8, "'#'"),
         ("a" * 5000, 4000, "at most 4000"),
         ("[" * 200, 64, "deep"),
+        ("data.a[?lenght(b) > `1`]", 8, "no function lenght"),
+        ("length(data, id)", 0, "takes 1 arguments, and was given 2"),
+        ("join(',')", 0, "takes 2"),
     ],
 )
 def test_a_bad_expression_is_refused_with_its_position(text: str, position: int, words: str) -> None:
@@ -44,7 +47,16 @@ def test_a_bad_expression_is_refused_with_its_position(text: str, position: int,
     assert caught.value.position == position
 
 
-@pytest.mark.parametrize("text", ["nothing(data)", "length(data)", "sum(data.a)", "sort_by(data.a, &b)", "abs(data.s)"])
+def test_the_function_that_was_meant_is_named() -> None:
+    """A slip in a function's name is found before the first event, with the right word."""
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression("lenght(data)", "shape")
+
+    assert caught.value.near == "length"
+    assert compile_expression("merge(data, data, data)", "shape")(event({"a": 1})) == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ["length(data)", "sum(data.a)", "sort_by(data.a, &b)", "abs(data.s)"])
 def test_an_expression_that_fails_on_an_event_is_a_shape_error(text: str) -> None:
     """The error names the expression, its purpose and the event's name, and never the event's content."""
     with pytest.raises(ShapeError) as caught:

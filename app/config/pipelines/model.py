@@ -63,7 +63,7 @@ def _expression(text: str) -> str:
         compile_expression(text, "")
     except ExpressionError as error:
         raise refusal(
-            Fault((), "expression.syntax", f"not a JMESPath expression: {error}", offset=error.position)
+            Fault((), "expression.syntax", f"not a JMESPath expression: {error}", error.near, offset=error.position)
         ) from error
     return text
 
