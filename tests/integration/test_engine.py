@@ -38,7 +38,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def make_rig(
     make_settings: Callable[..., Settings], make_kafka: Callable[[Settings], Awaitable[Kafka]]
 ) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
-    """Makes rigs: `await make_rig(SLUICE_SLOTS="100")`."""
+    """Makes rigs with the settings given, and stops them in the end."""
     closing: list[Any] = []
 
     async def make(**environment: str) -> Rig:
