@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import os
 import random
+import secrets
 import signal
 import socket
 import sys
@@ -70,6 +71,22 @@ def exclusive(directory: Path, role: str, *, wait_secs: float = 0.0) -> Iterator
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def installation_id(directory: Path) -> str:
+    """A name of this data directory that no other machine has: made once, kept in it."""
+    path = directory / "installation-id"
+    directory.mkdir(parents=True, exist_ok=True)
+    made = path.with_suffix(f".{os.getpid()}")
+    made.write_text(secrets.token_hex(6), encoding="ascii")
+    try:
+        # A link is made or is refused, so of several processes that start together one decides.
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    finally:
+        made.unlink()
+    return path.read_text(encoding="ascii")
 
 
 def check_port(host: str, port: int) -> None:

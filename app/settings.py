@@ -50,6 +50,16 @@ def _egress_allow(value: str) -> tuple[str, ...]:
     return allowed
 
 
+def _layout(value: str) -> str:
+    from app.config.layouts import LayoutError, find  # noqa: PLC0415  Most verbs need no layouts.
+
+    try:
+        find(value)
+    except LayoutError as error:
+        raise ValueError(f"{error}; a layout of pipelines.yaml is named there, with `layout:`") from error
+    return value
+
+
 def _log_level(value: str) -> str:
     if value.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error is wanted")
@@ -122,6 +132,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="SLUICE_LAYOUT",
         field="layout",
+        parse=_layout,
         description="How names are spelled on the wire, unless pipelines.yaml says otherwise: `documented` or "
         "`evolution-2.3`.",
         default="documented",
@@ -419,6 +430,8 @@ def markdown() -> str:
 def shown(variable: Variable) -> str:
     """A default in the words of the environment."""
     value = variable.default
+    if variable.default_text:
+        return variable.default_text
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -43,6 +43,8 @@ class Variable:
     unit: str = ""
     limit: str = ""
     example: str = ""
+    default_text: str = ""
+    """The default as the environment would say it, where the value's own text is another."""
     secret: bool = False
     empty_counts: bool = False
 

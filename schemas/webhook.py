@@ -308,8 +308,8 @@ VARIABLES: tuple[Variable, ...] = (
         description="Longest wait for a receiver's answer, unless the destination says otherwise.",
         default=30.0,
         parse=_timeout,
-        unit="milliseconds, shown here in seconds",
-        example="30000",
+        unit="milliseconds",
+        default_text="30000",
     ),
     Variable(
         name="WEBHOOK_RETRY_MAX_ATTEMPTS",

@@ -5,7 +5,6 @@ Faust owns the process: loop, signals, supervision, exit codes. Its own consumer
 read by `HotConsumer` (form S of the measurements: 2.5 us an event against 31-38 through Faust's streams).
 """
 
-import hashlib
 import logging
 import time
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from app.engine.recall import Recall
 from app.engine.writer import Writer
 from app.log.clients import connect
 from app.observe import metrics
+from app.processes import installation_id
 from app.routing.router import Router
 from app.settings import Settings
 from schemas import transports
@@ -69,7 +69,9 @@ class Engine(Service):
         kafka = connect(settings, f"sluice-worker-{self._number}")
         table = ConfigTable(kafka, settings, settings.data_dir / f"worker-{self._number}" / "table")
         await self.add_runtime_dependency(table)
-        await table.ready.wait()
+        await table.wait(table.ready)
+        if table.crash_reason is not None:
+            raise table.crash_reason
         router = Router(table, settings)
         writer = Writer(kafka)
         await self.add_runtime_dependency(writer)
@@ -101,8 +103,7 @@ class Engine(Service):
 
     def instance_id(self) -> str:
         """The static name in the group: the same for the same data directory and number, so a restart is no leave."""
-        home = hashlib.blake2b(str(self._settings.data_dir).encode(), digest_size=4).hexdigest()
-        return f"worker-{home}-{self._number}"
+        return f"worker-{installation_id(self._settings.data_dir)}-{self._number}"
 
     @Service.task
     async def _measure(self) -> None:
@@ -159,6 +160,7 @@ def run_worker(settings: Settings, number: int) -> None:
 
     worker = faust.Worker(
         app,
+        quiet=True,
         loglevel=logging.WARNING,
         override_logging=False,
         redirect_stdouts=False,

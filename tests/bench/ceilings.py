@@ -2,7 +2,9 @@
 What the same HTTP client reaches without Sluice: the two ceilings that S1 stands beside.
 
 `post` sends bodies of 1 KiB as fast as aiohttp goes, with so many in flight. `loop` reads `events` from its beginning,
-decodes each with orjson and posts it, unordered and without any of an engine's duties. Each prints one JSON line.
+decodes each with orjson and posts it, unordered and without any of an engine's duties. `tail` reads a topic from now on
+and only takes the time, which is the floor of S2: what the producer and Kafka take of a latency. Each prints one JSON
+line.
 """
 
 import argparse
@@ -20,6 +22,8 @@ import uvloop
 from aiokafka import AIOKafkaConsumer
 
 from tests.bench.load import Workload
+from tests.bench.receiver import MARK
+from tests.bench.tally import Histogram
 
 HEADERS = {"Content-Type": "application/json"}
 
@@ -64,6 +68,30 @@ async def loop(url: str, brokers: str, topic: str, events: int, in_flight: int) 
         await consumer.stop()
 
 
+async def tail(brokers: str, topic: str, events: int) -> dict[str, Any]:
+    """Latency from sending to the hands of a bare consumer; `ready` on standard error says that it listens."""
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=brokers, group_id=None, enable_auto_commit=False, auto_offset_reset="latest"
+    )
+    await consumer.start()
+    try:
+        await consumer.seek_to_end()
+        for partition in consumer.assignment():
+            await consumer.position(partition)
+        sys.stderr.write("ready\n")
+        sys.stderr.flush()
+        latency = Histogram()
+        while latency.count < events:
+            for records in (await consumer.getmany(timeout_ms=1000)).values():
+                now = time.time_ns()
+                for record in records:
+                    mark = record.value[record.value.rfind(MARK) + len(MARK) :]
+                    latency.add((now - int(mark[: mark.index(b'"')].rpartition(b"/")[2])) // 1000)
+    finally:
+        await consumer.stop()
+    return {"p50_ms": latency.percentile_ms(0.5), "p99_ms": latency.percentile_ms(0.99)}
+
+
 async def _send_all(url: str, take: Callable[[], Awaitable[bytes | None]], in_flight: int) -> dict[str, Any]:
     failed = 0
     done = 0
@@ -99,8 +127,8 @@ def _cpu_secs() -> float:
 def main() -> None:
     """Parses and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["post", "loop"])
-    parser.add_argument("--url", required=True)
+    parser.add_argument("what", choices=["post", "loop", "tail"])
+    parser.add_argument("--url", default="")
     parser.add_argument("--events", type=int, required=True)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--size-bytes", type=int, default=1024)
@@ -109,6 +137,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.what == "post":
         result = uvloop.run(post(chosen.url, chosen.events, chosen.in_flight, chosen.size_bytes))
+    elif chosen.what == "tail":
+        result = uvloop.run(tail(chosen.brokers, chosen.topic, chosen.events))
     else:
         result = uvloop.run(loop(chosen.url, chosen.brokers, chosen.topic, chosen.events, chosen.in_flight))
     sys.stdout.write(json.dumps(result) + "\n")

@@ -9,12 +9,26 @@ from tests.bench.far_end import ROOT
 from tests.bench.load import Workload
 
 
-async def answer(module: str, *arguments: str) -> dict[str, Any]:
-    """Runs `python -m tests.bench.<module>` to its end; what it answered. Ends it when cancelled."""
+async def answer(module: str, *arguments: str, ready: asyncio.Event | None = None) -> dict[str, Any]:
+    """
+    Runs `python -m tests.bench.<module>` to its end; what it answered. Ends it when cancelled.
+
+    `ready` is set once it has written a line to standard error, which is otherwise passed on.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"tests.bench.{module}", *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        f"tests.bench.{module}",
+        *arguments,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=None if ready is None else asyncio.subprocess.PIPE,
     )
     try:
+        if ready is not None:
+            assert process.stderr is not None
+            await process.stderr.readline()
+            ready.set()
         output, _ = await process.communicate()
     except asyncio.CancelledError:
         process.kill()
