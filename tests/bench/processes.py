@@ -29,13 +29,14 @@ async def answer(module: str, *arguments: str, ready: asyncio.Event | None = Non
             assert process.stderr is not None
             await process.stderr.readline()
             ready.set()
-        output, _ = await process.communicate()
+        output, said = await process.communicate()
     except asyncio.CancelledError:
         process.kill()
         await process.wait()
         raise
     if process.returncode:
-        raise RuntimeError(f"{module} ended with {process.returncode}; its messages stand above")
+        shown = said.decode(errors="replace") if said else "its messages stand above"
+        raise RuntimeError(f"{module} ended with {process.returncode}: {shown}")
     result: dict[str, Any] = json.loads(output)
     return result
 

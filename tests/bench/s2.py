@@ -1,8 +1,8 @@
 """
 S2: latency at 500, 1,000 and 5,000 events a second, from the moment of sending to the receipt at the far end.
 
-The producer is a process of its own with a linger of 1 ms and acks=all, which are part of the figures. The floor is what
-a bare consumer sees of the same load in the same run, without Sluice and without a far end.
+The producer is a process of its own with a linger of 1 ms and acks=all, which are part of the figures. The floor is
+what a bare consumer sees of the same load in the same run, without Sluice and without a far end.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ def _table(size: Size, rows: list[dict[str, Any]]) -> Table:
             "lost",
             "doubled",
             "breaks",
-        ),  # fmt: skip
+        ),
     )
     for row in rows:
         table.add(
