@@ -13,6 +13,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 
 from app.embedded.errors import BrokerError
 from app.embedded.kafka import locate
+from app.log import repairs
 from app.settings import Settings
 
 __all__ = ["BrokerError", "Kafka", "Producer", "connect", "reachable"]
@@ -106,6 +107,7 @@ class Kafka:
         Fetches are small, a larger record comes alone (KIP-74): a full buffer is 1 MiB a partition, not the largest
         event a partition.
         """
+        repairs.apply()
         return AIOKafkaConsumer(
             *topics,
             group_id=group,
