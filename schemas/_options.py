@@ -44,6 +44,17 @@ class Options(BaseModel):
         gt=0,
     )
     max_in_flight: int = option(512, description="Most events under way to the far end at once.", ge=1, le=4096)
+    disable_after_secs: float = option(
+        86400.0,
+        description="Without one receipt for this long while events wait, the destination is paused; 0 for never.",
+        ge=0,
+    )
+    pause_after_rejections: int = option(
+        50,
+        description="This many events rejected in a row, with none accepted, pause the destination; 0 for never.",
+        ge=0,
+        le=1_000_000,
+    )
 
     @property
     def far_end(self) -> str:

@@ -25,15 +25,24 @@ class SectionField:
     """A key of ours: stands after the upstream's keys and only when set (contract 5)."""
 
 
+KEEP = SectionField(stored="keep", kind="boolean", accepts=("keep",), default=False, ours=True)
+"""Beside `enabled: false`: the destination is paused, not removed; what comes meanwhile waits in the log (design 6)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """The shape of a section, and how its stored row becomes the options of a destination."""
 
     wrapper_required: bool
     fields: tuple[SectionField, ...]
+    """The transport's own; those that every section has come behind them by themselves."""
     row_order: tuple[str, ...]
     """The stored row's keys in their exact order (contract 3.3), without aliases and keys of ours."""
     to_options: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     """From a stored row to the keyword arguments of the transport's `Options`."""
     unset: Mapping[str, Any]
     """What `find` answers before any `set`, where the layout wants defaults."""
+
+    def __post_init__(self) -> None:
+        """Adds what every section has."""
+        object.__setattr__(self, "fields", (*self.fields, KEEP))

@@ -16,7 +16,6 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
-from io import BytesIO
 from typing import cast
 from urllib.parse import quote, unquote, urlsplit
 
@@ -32,8 +31,6 @@ JWT_KEY = "jwt_key"
 JWT_SECS = 600
 RETRY_AFTER_SECS = 86400.0
 """The longest wait that a receiver is believed to mean."""
-WHOLE_BODY_BYTES = 1 << 20
-"""Above this aiohttp wants to send a body in pieces, and warns when it may not."""
 
 
 class Sink:
@@ -60,13 +57,9 @@ class Sink:
             raise Unavailable(FailureKind.INTERNAL, f"{options.far_end}: the sink is not open")
         now = time.time()
         request = encode(message, self._context.user_agent, now)
-        body = request.body
         try:
-            async with session.post(
-                _parsed(request.url),
-                data=body if len(body) <= WHOLE_BODY_BYTES else BytesIO(body),
-                headers=request.headers,
-                allow_redirects=False,
+            async with _http.post(
+                session, self._context.egress, _parsed(request.url), request.body, request.headers
             ) as response:
                 if not response.content.is_eof():
                     await _http.finish(response)
