@@ -71,14 +71,15 @@ def normalise(
     problems += _required(given, before, enabled=enabled)
     if problems:
         raise BodyError(problems)
-    if not enabled:
+    listens = enabled or bool(values.get("keep"))
+    if not listens:
         events = []
     elif events is None:
         events = list(before.get("events") or ())
     values |= {
         "id": before.get("id") or new_id(),
         "enabled": enabled,
-        "events": events or (list(catalogue.ALL_EVENTS) if enabled else []),
+        "events": events or (list(catalogue.ALL_EVENTS) if listens else []),
         "createdAt": before.get("createdAt") or timestamp(now),
         "updatedAt": timestamp(now),
         "instanceId": instance_id,

@@ -86,6 +86,11 @@ def layout_key(name: str) -> str:
     return f"layout/{quote(name, safe='')}"
 
 
+def control_key(destination_id: str) -> str:
+    """`control/{destination}`: what an operator or a worker decided about a destination; its id is one encoded part."""
+    return f"control/{quote(destination_id, safe='')}"
+
+
 DEFAULTS_KEY = "defaults"
 LOG_KEY = "meta/log"
 """The nonce of `events`: part of ids given by position, changes when the topic is re-created."""

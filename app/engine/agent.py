@@ -15,10 +15,13 @@ import structlog
 from mode import Service
 
 from app.engine import retry
+from app.engine.controls import Controls, Touched
+from app.engine.delivery import Delivery
 from app.engine.faults import fault
 from app.engine.gate import Budget, Gate
-from app.engine.lane import Delivery
+from app.engine.keeper import ATTEMPTS_BEFORE_PARKING, PROBES, LaneKeeper
 from app.engine.outcomes import Outcomes
+from app.engine.pauses import Pauses
 from app.observe import metrics
 from app.routing.route import Destination
 from app.routing.router import Router
@@ -51,8 +54,10 @@ class SinkAgent(Service):
         transport: str,
         router: Router,
         outcomes: Outcomes,
+        keeper: LaneKeeper,
         budget: Budget,
         context: SinkContext,
+        controls: Controls,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -62,8 +67,11 @@ class SinkAgent(Service):
         self.matched = metrics.counter("sluice_matches_total", transport=transport)
         self._router = router
         self._outcomes = outcomes
+        self._keeper = keeper
         self._budget = budget
         self._context = context
+        self._controls = controls
+        self._pauses = Pauses(router, controls, keeper, self.submit, self._dispatch)
         self._kind = find(transport)
         self._far_ends: dict[str, _FarEnd] = {}
         self._opening: dict[str, asyncio.Task[_FarEnd]] = {}
@@ -73,6 +81,11 @@ class SinkAgent(Service):
         self._attempt_secs = metrics.histogram("sluice_attempt_seconds", transport=transport)
         self._crashing: list[asyncio.Task[None]] = []
         self._failures: dict[FailureKind, metrics.CounterTally] = {}
+
+    @property
+    def paused(self) -> int:
+        """Destinations that stand still, of those that something came for."""
+        return sum(bool(gate.paused) for gate in self._gates.values())
 
     @property
     def in_flight(self) -> int:
@@ -86,11 +99,13 @@ class SinkAgent(Service):
             destination = self._router.destination(destination_id)
             maximum = destination.options.max_in_flight if destination else 1
             gate = self._gates[destination_id] = Gate(destination_id, self.transport, maximum)
+            gate.paused = self._controls.reason(destination_id)
         return gate
 
     def submit(self, delivery: Delivery) -> None:
         """Takes a head that may be sent: begins it, or queues it behind the destination's limit."""
         delivery.slot.partition.moving += 1
+        delivery.next_attempt_at = None
         gate = delivery.lane.gate
         gate.enter(delivery)
         self._dispatch(gate)
@@ -113,7 +128,7 @@ class SinkAgent(Service):
     def _dispatch(self, gate: Gate) -> None:
         budget = self._budget
         limit = gate.limit
-        while gate.lanes:
+        while gate.lanes and not gate.paused:
             now = time.monotonic()
             if not limit.admits(now):
                 if gate.timer is None and now < limit.closed_until:
@@ -138,6 +153,8 @@ class SinkAgent(Service):
         self._dispatch(gate)
 
     def _begin(self, gate: Gate, delivery: Delivery, now: float) -> None:
+        lane = delivery.lane
+        lane.begun = max(lane.begun, delivery.slot.offset)
         destination = self._router.destination(gate.id)
         if destination is None:
             self._outcomes.end(delivery, "cancelled", detail="the destination was removed")
@@ -150,13 +167,13 @@ class SinkAgent(Service):
             return
         delivery.attempts += 1
         delivery.started = now
+        delivery.next_attempt_at = None
         if destination.problem is not None:
             self._failed(gate, delivery, destination, Misconfigured(FailureKind.REJECTED, destination.problem))
             return
         fault("before-send")
         gate.limit.maximum = options.max_in_flight
         gate.timeout_secs = options.timeout_secs
-        lane = delivery.lane
         message = Message(
             body=delivery.body,
             options=options,
@@ -166,7 +183,7 @@ class SinkAgent(Service):
             event=delivery.event_name,
             event_id=delivery.event_id,
             delivery_id=delivery.id,
-            order_key=delivery.key or "",
+            order_key=delivery.key,
             attempt=delivery.attempts,
             timestamp_ms=delivery.timestamp_ms,
         )
@@ -234,6 +251,7 @@ class SinkAgent(Service):
             self._attempt_secs.observe(elapsed)
             if failure is None:
                 gate.limit.succeeded(now, elapsed, wanted_more=bool(gate.lanes))
+                gate.succeeded_at, gate.failing_since, gate.rejections = now, None, 0
                 fault("after-receipt")
                 self._outcomes.end(delivery, "delivered", status=future.result().status)
                 self._advance(delivery)
@@ -260,24 +278,74 @@ class SinkAgent(Service):
             status=failure.status,
             detail=failure.detail,
         )
-        decision = retry.decide(destination.retry, delivery.attempts, failure, retry.chance())
+        if delivery.first_failed_at is None:
+            delivery.first_failed_at = time.time()
+        if isinstance(failure, Misconfigured):
+            self._pauses.pause(gate, delivery, destination, failure)
+            return
+        spared = gate.spares(delivery, failure)
+        delivery.failed_at = time.monotonic()
+        if spared:
+            delivery.attempts = max(1, delivery.attempts - 1)
+            if gate.limit.down:
+                # The gate decides when its next probe is, and the lane's other keys have their turn at it first.
+                gate.enter(delivery)
+                self._recede(delivery)
+                self._pauses.judge(gate, destination, failure)
+                return
+        decision = retry.decide(destination.retry, delivery.attempts, failure, retry.chance(), spared=spared)
         if isinstance(decision, retry.Wait):
             delivery.slot.partition.moving -= 1
+            delivery.next_attempt_at = time.time() + decision.secs
+            if delivery.attempts >= ATTEMPTS_BEFORE_PARKING:
+                self._keeper.park(delivery)
             self._loop.call_later(decision.secs, self._safely, self._again, delivery)
-            return
-        self._outcomes.end(delivery, "dead", kind=failure.kind, status=failure.status, detail=decision.reason)
-        self._advance(delivery)
+        else:
+            self._outcomes.end(delivery, "dead", kind=failure.kind, status=failure.status, detail=decision.reason)
+            self._advance(delivery)
+        self._pauses.judge(gate, destination, failure)
+
+    def _recede(self, delivery: Delivery) -> None:
+        """The destination is down: its lane keeps a few events to probe with, the log has the others."""
+        lane = delivery.lane
+        if not lane.behind():
+            self._keeper.fall_behind(lane, "destination_down", drop=True)
+        if len(lane.heads) < PROBES and lane.behind() and not lane.partition.draining:
+            # This event may be what does not get through: it steps aside, so that others are read to probe with.
+            self._keeper.park(delivery)
+            self._keeper.wake()
+
+    def touched(self, touched: Touched) -> list[Gate]:
+        """Our gates of these destinations."""
+        gates = self._gates
+        found = [gate for name in touched.ids if (gate := gates.get(name)) is not None]
+        if touched.prefixes:
+            found += [gate for name, gate in list(gates.items()) if name.startswith(touched.prefixes)]
+        return found
+
+    def look_again(self, gate: Gate) -> None:
+        """Configuration or controls of a destination changed: a pause begins or ends accordingly."""
+        self._pauses.look(gate)
 
     def _again(self, delivery: Delivery) -> None:
         partition = delivery.slot.partition
-        if not partition.gone and not partition.draining:
+        if partition.gone or partition.draining or delivery.lane.heads.get(delivery.key) is not delivery:
+            return
+        # Who resumed the destination meanwhile did not wait for this moment.
+        if not delivery.lane.gate.paused and delivery.next_attempt_at is not None:
             self.submit(delivery)
 
     def _advance(self, delivery: Delivery) -> None:
         """The delivery has its end: what waited behind it in its key is the new head."""
         delivery.slot.partition.moving -= 1
         self.queued -= 1
-        following = delivery.lane.next(delivery)
+        lane = delivery.lane
+        following = lane.next(delivery)
+        if lane.count == 0:
+            if lane.gate.failing_since is not None:
+                self._pauses.rest(lane.gate)
+            if lane.tracks:
+                self._keeper.wake()
         if following is not None:
             following.slot.partition.moving += 1
             following.lane.gate.enter(following)

@@ -22,9 +22,6 @@ log = structlog.get_logger()
 
 BATCH_RECORDS = 200
 """Most records handed over in one step: what the loop does not yield for, about half a millisecond of routing."""
-SMALL_BATCH_RECORDS = 50
-PACE_SECS = 0.003
-"""Below SMALL_BATCH_RECORDS a fetch, records gather at the broker for this long: half the processor for 2 ms."""
 COMMIT_INTERVAL_SECS = 1.0
 STOP_SECS = 2.0
 
@@ -68,8 +65,12 @@ class HotConsumer(Service, ConsumerRebalanceListener):
         self._loading: set[TopicPartition] = set()
         self._marks: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
+        self._committing = asyncio.Lock()
         self._failure: BaseException | None = None
+        self._draining = asyncio.Lock()
         self.rebalances = 0
+        self.expired = 0
+        """Events that retention took before they were read; an upper bound."""
         self.consumer: AIOKafkaConsumer | None = None
 
     @property
@@ -103,19 +104,49 @@ class HotConsumer(Service, ConsumerRebalanceListener):
 
     async def commit(self) -> None:
         """Commits what is marked. A refusal is no error: the next assignee starts at what is committed."""
-        due = {
-            partition: offset
-            for partition, offset in self._marks.items()
-            if partition in self._partitions and self._committed.get(partition) != offset
-        }
-        if not due:
-            return
-        try:
-            await self._client.commit(due)
-        except (CommitFailedError, IllegalStateError) as error:
-            log.warning("commit.refused", error=repr(error))
-        else:
-            self._committed.update(due)
+        async with self._committing:
+            due = {
+                partition: offset
+                for partition, offset in self._marks.items()
+                if partition in self._partitions and self._committed.get(partition) != offset
+            }
+            if not due:
+                return
+            try:
+                await self._client.commit(due)
+            except (CommitFailedError, IllegalStateError) as error:
+                log.warning("commit.refused", error=repr(error))
+            else:
+                self._committed.update(due)
+
+    async def starts_of(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where reading begins: what is committed, but never before the log's start."""
+        begins = await self._client.beginning_offsets(list(partitions))
+        committed = await asyncio.gather(*(self._client.committed(partition) for partition in partitions))
+        starts = {}
+        for partition, offset in zip(partitions, committed, strict=True):
+            begin = begins[partition]
+            if offset is not None and offset < begin:
+                self.expired += begin - offset
+                log.error("events.expired", partition=partition.partition, at_most=begin - offset, log_start=begin)
+            starts[partition] = begin if offset is None else max(begin, offset)
+        return starts
+
+    async def still_assigned(self, partition: TopicPartition, offset: int) -> bool:
+        """
+        Proves by a commit that the group takes us for the assignee; it comes after the init of the writer it is for.
+
+        The commit is of what is committed, or of `offset` before the first commit: it moves nothing.
+        """
+        assignment = self.rebalances
+        # Under the lock of `commit`: the two must not overtake each other, or this one would move the offset back.
+        async with self._committing:
+            try:
+                await self._client.commit({partition: self._committed.get(partition, offset)})
+            except (CommitFailedError, IllegalStateError) as error:
+                log.warning("membership.refused", partition=partition.partition, error=repr(error))
+                return False
+        return self.rebalances == assignment and partition in self._partitions
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Holds what is assigned until the intake has loaded its state."""
@@ -123,6 +154,8 @@ class HotConsumer(Service, ConsumerRebalanceListener):
             partitions = tuple(sorted(assigned))
             # Before the first await: an older getmany() goes on across the rebalance with its old list.
             self._client.pause(*partitions)
+            if self.should_stop:
+                return  # A rebalance overtook our leaving: nothing of it is begun.
             self._held, self._loading = set(partitions), set(partitions)
             self._partitions, self._open = partitions, True
             self.rebalances += 1
@@ -133,6 +166,11 @@ class HotConsumer(Service, ConsumerRebalanceListener):
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition] = ()) -> None:  # noqa: ARG002  All go.
         """Drains within SLUICE_DRAIN_SECS and commits, before the group goes on."""
+        # A rebalance while we are leaving waits for the drain that is under way.
+        async with self._draining:
+            await self._hand_over()
+
+    async def _hand_over(self) -> None:
         if not self._open:
             return
         self._open = False  # Nothing is handed out from here on.
@@ -207,16 +245,11 @@ class HotConsumer(Service, ConsumerRebalanceListener):
             )
             if self._failure is not None:
                 raise self._failure
-            count = 0
             for partition, batch in records.items():
-                count += len(batch)
                 # Else we are leaving: the next assignee starts at what is committed.
                 if self._open and partition in self._partitions:
                     take(partition, batch)
-            if 0 < count < SMALL_BATCH_RECORDS:
-                await self._rest()
-            else:
-                await asyncio.sleep(0)  # A full buffer never suspends.
+            await asyncio.sleep(0)  # A full buffer never suspends.
 
     @Service.task
     async def _commits(self) -> None:
@@ -224,15 +257,6 @@ class HotConsumer(Service, ConsumerRebalanceListener):
             await self.sleep(COMMIT_INTERVAL_SECS)
             if self._open:
                 await self.commit()
-
-    async def _rest(self) -> None:
-        """Lets records gather at the broker with no fetch under way, instead of one round trip for each."""
-        partitions = self._partitions
-        resting = [partition for partition in partitions if partition not in self._held]
-        self._quietly(self._client.pause, resting)
-        await asyncio.sleep(PACE_SECS)
-        if self._open and partitions is self._partitions:
-            self._quietly(self._client.resume, [partition for partition in resting if partition not in self._loading])
 
     def _membership_lost(self) -> bool:
         coordinator = getattr(self.consumer, "_coordinator", None)

@@ -16,28 +16,39 @@ from mode import Service
 
 from app.config.instances import Instances, TooManyInstances
 from app.config.table import ConfigTable, TableUnavailable
+from app.engine.admission import Admission
 from app.engine.agent import SinkAgent
 from app.engine.consumer import HotConsumer
-from app.engine.lane import Delivery, Lane
+from app.engine.gate import Budget
+from app.engine.handover import HandOver
+from app.engine.keeper import LaneKeeper
+from app.engine.lane import Lane
 from app.engine.outcomes import Outcomes
-from app.engine.partition import Partition, Slot
+from app.engine.partition import Memory, Partition, Slot
+from app.engine.positions import Positions
 from app.engine.recall import Recall
 from app.events.decode import decode
 from app.events.event import Event, Poison
 from app.observe import metrics
-from app.routing.route import Route, ShapeError
+from app.routing.route import Route
 from app.routing.router import Router
 from app.settings import Settings
-from sinks import FailureKind
 
 log = structlog.get_logger()
 
 SLOT_OVERHEAD_BYTES = 1024
 """What an event in a slot takes beside its bytes."""
 DRAIN_POLL_SECS = 0.01
+LOOK_SECS = 0.5
 RETRY_SECS = 1.0
 MAX_BACKLOG_SCAN = 10_000
 MAX_REFUSED = 100_000
+READ_AHEAD = 2_000
+"""Events in memory, over all partitions, that are enough to keep a busy process busy."""
+
+
+class FencedError(Exception):
+    """Another worker writes the positions of a partition that we took for ours."""
 
 
 class _Blocked(Exception):
@@ -59,22 +70,30 @@ class EventIntake(Service):
         router: Router,
         agents: Mapping[str, SinkAgent],
         recall: Recall,
+        positions: Positions,
+        partitions: dict[TopicPartition, Partition],
+        budget: Budget,
         log_id: str,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._consumer: HotConsumer
         self._outcomes: Outcomes
+        self._admission: Admission
+        self._keeper: LaneKeeper
+        self._hand_over: HandOver
         self._settings = settings
         self._table = table
         self._instances = instances
         self._router = router
         self._agents = agents
         self._recall = recall
+        self._positions = positions
+        self._budget = budget
         self._log_id = log_id
-        self._partitions: dict[TopicPartition, Partition] = {}
+        self._partitions = partitions
         self._refused: set[str] = set()
-        self._bytes = 0
+        self._memory = Memory()
         self._full = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = metrics.counter("sluice_events_total")
@@ -84,9 +103,22 @@ class EventIntake(Service):
             reason: metrics.counter("sluice_waits_total", reason=reason) for reason in ("slots", "table", "bytes")
         }
 
-    def connect(self, consumer: HotConsumer, outcomes: Outcomes) -> None:
+    def connect(self, consumer: HotConsumer, outcomes: Outcomes, admission: Admission, keeper: LaneKeeper) -> None:
         """Joins the parts that need each other; call it once, before the start."""
-        self._consumer, self._outcomes = consumer, outcomes
+        self._consumer, self._outcomes, self._admission, self._keeper = consumer, outcomes, admission, keeper
+        self._hand_over = HandOver(
+            settings=self._settings,
+            table=self._table,
+            instances=self._instances,
+            router=self._router,
+            recall=self._recall,
+            positions=self._positions,
+            consumer=consumer,
+            outcomes=outcomes,
+            admission=admission,
+            keeper=keeper,
+            release=self._release,
+        )
 
     @property
     def slots(self) -> int:
@@ -96,10 +128,10 @@ class EventIntake(Service):
     def assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """Loads what each partition needs, then lets it begin."""
         for topic_partition in partitions:
-            partition = Partition(topic_partition, self._recall.window(topic_partition))
+            partition = Partition(topic_partition, self._recall.window(topic_partition), self._memory)
             self._partitions[topic_partition] = partition
             self._outcomes.open(partition)
-        self._spawn(self._load(tuple(self._partitions.values())))
+        self._spawn(self._hand_over.load(tuple(self._partitions.values())))
 
     def take(self, topic_partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         """Routes a batch. Once one record has to wait, all behind it wait too."""
@@ -116,30 +148,51 @@ class EventIntake(Service):
     async def revoked(self, partitions: Sequence[TopicPartition], *, lost: bool) -> None:
         """Sends what must not be sent twice, tells its ends, and forgets the rest."""
         leaving = [self._partitions[partition] for partition in partitions if partition in self._partitions]
-        if not lost:
-            await self._drain(leaving)
+        try:
+            if not lost:
+                await self._hand_over.drain(leaving)
+        finally:
+            # Also when that took too long: the next assignment begins with nothing.
+            await self._forget(leaving)
+
+    async def _forget(self, leaving: Sequence[Partition]) -> None:
         for partition in leaving:
-            partition.gone = True
+            partition.leave()
             for lane in partition.lanes.values():
-                self._agents[lane.gate.transport].queued -= lane.count
+                self.forgotten(lane, lane.count)
                 lane.ready.clear()
-                lane.keys.clear()
+                lane.heads.clear()
                 lane.count = 0
-            self._bytes -= partition.size
             self._recall.keep(partition.topic_partition, partition.recent, partition.live)
             self._outcomes.close(partition)
             del self._partitions[partition.topic_partition]
+        await asyncio.gather(
+            *(self._positions.release(partition.topic_partition, write=False) for partition in leaving)
+        )
         self._refused.clear()
+        self.freed()
+
+    def forgotten(self, lane: Lane, count: int) -> None:
+        """So many deliveries of a lane are in memory no more, and will be read again."""
+        self._agents[lane.gate.transport].queued -= count
+
+    def let_go(self, topic_partition: TopicPartition, reason: str) -> None:
+        """We may not write positions of a partition any more: this process ends, and joins anew."""
+        log.error("partition.fenced", partition=topic_partition.partition, reason=reason)
+        self._spawn(self.crash(FencedError(f"partition {topic_partition.partition}: {reason}")))
+
+    def has_room(self) -> bool:
+        """Whether bytes are left for events that are read again."""
+        return not self._full and self._memory.used < self._settings.slot_bytes
 
     async def on_stop(self) -> None:
         """Ends what loads or waits."""
         for task in self._tasks:
             task.cancel()
 
-    def freed(self, size: int) -> None:
-        """Slots let go of so many bytes; partitions that were held for them may go on."""
-        self._bytes -= size
-        if self._full and self._bytes < self._settings.slot_bytes // 2:
+    def freed(self) -> None:
+        """Events were let go of; partitions that were held for their bytes may go on."""
+        if self._full and self._memory.used < self._settings.slot_bytes // 2:
             self._full = False
             for partition in self._partitions.values():
                 self._release(partition)
@@ -170,24 +223,34 @@ class EventIntake(Service):
         if event.given_id and partition.recent.repeated((event.instance, event.id), event.offset, event.timestamp_ms):
             self._repeated.add(1)
             return
+        self._hand_on(partition, record, event, routes)
+
+    def _hand_on(self, partition: Partition, record: ConsumerRecord, event: Event, routes: Sequence[Route]) -> None:
         slot: Slot | None = None
+        followed = False
         for route in routes:
+            lane = partition.lanes.get((route.instance_id, route.destination))
+            if lane is not None and lane.tracks and lane.behind():
+                followed = True  # The lane reads it again, and matches it then.
+                continue
             if route.matches is not None and not route.matches(event):
                 continue
+            if lane is None:
+                lane = self._admission.lane(partition, event.instance, route.instance_id, route.destination)
+                if lane is None:
+                    continue
             if slot is None:
-                slot = Slot(partition, record, event.size + SLOT_OVERHEAD_BYTES)
-                partition.slots.append(slot)
+                slot = Slot(partition, record, event.size + SLOT_OVERHEAD_BYTES, time.monotonic())
+                partition.hold(slot)
                 # Held until all its deliveries have been offered.
                 slot.pending = 1
-            self._offer(partition, slot, event, route)
+            self._admission.live(lane, slot, event, route)
         if slot is None:
-            self._filtered.add(1)
+            if not followed:
+                self._filtered.add(1)
             return
-        partition.size += slot.size
-        self._bytes += slot.size
-        slot.pending -= 1
-        if slot.pending == 0:
-            self.freed(partition.settle())
+        if slot.release():
+            self.freed()
 
     def _routes(self, partition: Partition, record: ConsumerRecord, event: Event) -> Sequence[Route] | None:
         """The ways of an event; None when it went to the dead letters. Raises _Blocked when it has to wait."""
@@ -201,39 +264,10 @@ class EventIntake(Service):
             self._poisoned(partition, record, reason, "too_many_instances")
         return routes
 
-    def _offer(self, partition: Partition, slot: Slot, event: Event, route: Route) -> None:
-        lane_key = (route.instance_id, route.destination)
-        lane = partition.lanes.get(lane_key)
-        if lane is None:
-            destination = self._router.destination(route.destination)
-            if destination is None:
-                return
-            gate = self._agents[destination.transport].gate(route.destination)
-            lane = partition.lanes[lane_key] = Lane(partition, gate, event.instance, route.instance_id)
-        agent = self._agents[lane.gate.transport]
-        agent.matched.add(1)
-        slot.pending += 1
-        slot.deliveries += 1
-        try:
-            key = route.order_key(event) if route.order_key is not None else None
-            body = route.encode(event)
-        except ShapeError as error:
-            failed = Delivery(lane, slot, event, route, None, b"")
-            self._outcomes.end(failed, "dead", kind=FailureKind.REJECTED, detail=str(error))
-            return
-        delivery = Delivery(lane, slot, event, route, key, body)
-        delivery.config_offset = self._table.position - 1
-        slot.size += len(body)
-        agent.queued += 1
-        if lane.offer(delivery):
-            agent.submit(delivery)
-
     def _poisoned(self, partition: Partition, record: ConsumerRecord, reason: str, label: str = "malformed") -> None:
-        slot = Slot(partition, record, len(record.value or b"") + SLOT_OVERHEAD_BYTES)
+        slot = Slot(partition, record, len(record.value or b"") + SLOT_OVERHEAD_BYTES, time.monotonic())
         slot.deliveries = 1
-        partition.slots.append(slot)
-        partition.size += slot.size
-        self._bytes += slot.size
+        partition.hold(slot)
         metrics.counter("sluice_events_poisoned_total", reason=label).add(1)
         log.warning("event.poisoned", partition=record.partition, offset=record.offset, reason=reason)
         self._outcomes.poisoned(slot, reason)
@@ -244,27 +278,43 @@ class EventIntake(Service):
         if self._crowded(partition):
             self._waits["slots"].add(1)
             self._consumer.hold(partition.topic_partition)
-            self._spawn(self._wait_for_slots(partition))
-        if self._bytes > self._settings.slot_bytes and not self._full:
+            self._wait(partition)
+        if self._memory.used > self._settings.slot_bytes and not self._full:
             self._full = True
             self._waits["bytes"].add(1)
             log.warning("intake.bytes_spent", limit=self._settings.slot_bytes, setting="SLUICE_SLOT_BYTES")
+            lanes = [lane for one in self._partitions.values() for lane in one.lanes.values() if lane.count]
+            self._keeper.spill(lanes, self._memory.used - self._settings.slot_bytes // 2)
         if self._full:
             self._consumer.hold(partition.topic_partition)
 
     def _crowded(self, partition: Partition, share: float = 1.0) -> bool:
+        # While deliveries wait for this process, and not for a far end, reading on would only fill memory.
+        if self._budget.waiting and self.slots >= READ_AHEAD * share:
+            return True
         waiting = len(partition.slots) + self._outcomes.unwritten(partition)
         return waiting >= self._settings.slots * share
+
+    def _wait(self, partition: Partition) -> None:
+        if not partition.crowded:
+            partition.crowded = True
+            self._spawn(self._wait_for_slots(partition))
 
     async def _wait_for_slots(self, partition: Partition) -> None:
         while self._crowded(partition, 0.5) and not partition.gone:  # noqa: ASYNC110  Rare, and many things end it.
             await asyncio.sleep(DRAIN_POLL_SECS)
+        partition.crowded = False
         self._release(partition)
 
     def _release(self, partition: Partition) -> None:
-        if not (partition.gone or partition.blocked or self._full or self._crowded(partition)):
-            partition.forget_idle_lanes()
-            self._consumer.release(partition.topic_partition)
+        # Below zero: where its lanes stand is not loaded.
+        if partition.live < 0 or partition.gone or partition.blocked or self._full:
+            return
+        if self._crowded(partition):
+            self._wait(partition)
+            return
+        partition.forget_idle_lanes()
+        self._consumer.release(partition.topic_partition)
 
     # -- what a record may wait for
 
@@ -318,56 +368,14 @@ class EventIntake(Service):
             else:
                 return
 
-    # -- assignment and hand-over
-
-    async def _load(self, partitions: Sequence[Partition]) -> None:
-        await self._table.ready.wait()
-        await self._recall.load([(partition.topic_partition, partition.recent) for partition in partitions])
-        for partition in partitions:
-            self._release(partition)
-
-    async def _drain(self, partitions: Sequence[Partition]) -> None:
-        """
-        Sends, within SLUICE_DRAIN_SECS, everything up to the last event of which a part was sent, so that the next
-        assignee doubles nothing. What stands above that is left to it.
-        """
-        deadline = time.monotonic() + self._settings.drain_secs
-        for partition in partitions:
-            partition.draining = True
-            begun = self._begun(partition)
-            for lane in partition.lanes.values():
-                before = lane.count
-                partition.moving -= lane.drop_beyond(begun)
-                self._agents[lane.gate.transport].queued -= before - lane.count
-            while partition.slots and partition.slots[-1].offset > begun:
-                slot = partition.slots.pop()
-                partition.size -= slot.size
-                partition.live = slot.offset
-                self._bytes -= slot.size
-        while any(partition.moving for partition in partitions) and time.monotonic() < deadline:  # noqa: ASYNC110  As above.
-            await asyncio.sleep(DRAIN_POLL_SECS)
-        remaining = max(deadline - time.monotonic(), 1.0)
-        try:
-            async with asyncio.timeout(remaining):
-                await asyncio.gather(*(self._outcomes.flush(partition) for partition in partitions))
-        except TimeoutError:
-            log.warning("drain.ledger_unwritten", waited_secs=round(remaining, 1))
-
-    @staticmethod
-    def _begun(partition: Partition) -> int:
-        """The highest offset of which any delivery has begun or ended; below the first slot when none has."""
-        waiting: dict[int, int] = {}
-        for lane in partition.lanes.values():
-            for delivery in lane.ready:
-                if delivery.attempts == 0:
-                    waiting[delivery.slot.offset] = waiting.get(delivery.slot.offset, 0) + 1
-            for behind in lane.keys.values():
-                for delivery in behind or ():
-                    waiting[delivery.slot.offset] = waiting.get(delivery.slot.offset, 0) + 1
-        for slot in reversed(partition.slots):
-            if slot.deliveries != waiting.get(slot.offset, 0):
-                return slot.offset
-        return -1
+    @Service.task
+    async def _look_after(self) -> None:
+        while not self.should_stop:
+            await self.sleep(LOOK_SECS)
+            now = time.monotonic()
+            for partition in list(self._partitions.values()):
+                self._keeper.relieve(partition, now)
+                self._keeper.retire(partition)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -40,6 +40,7 @@ class AdaptiveLimit:
         "_starting",
         "active",
         "closed_until",
+        "down",
         "limit",
         "maximum",
     )
@@ -50,6 +51,8 @@ class AdaptiveLimit:
         self.active = 0
         self.closed_until = 0.0
         """No attempt begins before this moment."""
+        self.down = False
+        """Nothing gets through: only probes are sent."""
         self._starting = True
         self._backoff = 0.0
         self._failures = 0
@@ -66,6 +69,7 @@ class AdaptiveLimit:
         """Counts a receipt. `wanted_more`: deliveries were waiting for this limit."""
         self._failures = 0
         self._backoff = 0.0
+        self.down = False
         if now - self._baseline_since > BASELINE_SECS:
             self._previous_baseline, self._baseline, self._baseline_since = self._baseline, latency, now
         elif latency < self._baseline:
@@ -80,10 +84,10 @@ class AdaptiveLimit:
     def failed(self, now: float, failure: SinkError, chance: float) -> None:
         """Counts a failure; the destination's own failures narrow the limit, an event's do not."""
         self._failures += 1
-        its_own = failure.kind in DESTINATION_KINDS or failure.status in DESTINATION_STATUSES
-        if not its_own and self._failures < FAILURES_IN_A_ROW:
+        if not at_fault(failure) and self._failures < FAILURES_IN_A_ROW:
             return
         narrow = self.limit < 2.0
+        self.down = self.down or narrow or self._failures >= FAILURES_IN_A_ROW
         self._halve(now)
         if narrow and now >= self.closed_until:
             self._backoff = min(max(self._backoff * 2.0, SHORTEST_BACKOFF_SECS), LONGEST_BACKOFF_SECS)
@@ -99,3 +103,8 @@ class AdaptiveLimit:
         # From one, the way back up is quick again.
         self._starting = self.limit < 2.0
         self._cooldown_until = now + max(self._smoothed, 0.05)
+
+
+def at_fault(failure: SinkError) -> bool:
+    """Whether a failure is the destination's, whatever the event was."""
+    return failure.kind in DESTINATION_KINDS or failure.status in DESTINATION_STATUSES

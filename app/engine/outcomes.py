@@ -15,7 +15,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError
 from mode import Service
 
-from app.engine.lane import Delivery
+from app.engine.delivery import Delivery
 from app.engine.partition import Partition, Slot
 from app.engine.writer import Record, Writer
 from app.observe import metrics
@@ -24,7 +24,8 @@ from sinks import FailureKind
 
 log = structlog.get_logger()
 
-FLUSH_INTERVAL_SECS = 0.05
+FLUSH_INTERVAL_SECS = 0.2
+"""How long ends gather before they are written: a fraction of the commit interval, and a batch instead of a trickle."""
 MAX_DETAIL_CHARACTERS = 500
 
 End = Literal["delivered", "dead", "expired", "cancelled"]
@@ -33,12 +34,14 @@ End = Literal["delivered", "dead", "expired", "cancelled"]
 class _Ends:
     """What one partition has to tell: end records, and dead letters that must be durable before theirs."""
 
-    __slots__ = ("dead", "partition", "records", "writing")
+    __slots__ = ("dead", "marked", "partition", "records", "writing")
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self.records: list[Record] = []
         self.dead: list[tuple[Record, Record | None, Slot]] = []
+        self.marked = -1
+        """The offset below which all was told last."""
         self.writing = asyncio.Lock()
 
 
@@ -46,8 +49,8 @@ class Outcomes(Service):
     """
     Takes ends and makes them durable.
 
-    `mark(partition, offset)` is called when everything below `offset` is settled and told; `freed(bytes)` when slots
-    let go of their events.
+    `mark(partition, offset)` is called when everything below `offset` is settled and told; `freed()` when slots let go
+    of their events; `checkpoint(partition)` takes lane positions down, and what it returns writes them.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class Outcomes(Service):
         settings: Settings,
         writer: Writer,
         mark: Callable[[TopicPartition, int], None],
-        freed: Callable[[int], None],
+        freed: Callable[[], None],
+        checkpoint: Callable[[Partition], Callable[[], None]],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._checkpoint = checkpoint
         self._deliveries = settings.topic("deliveries")
         self._dead_letters = settings.topic("dead-letters")
         self._writer = writer
@@ -156,8 +161,12 @@ class Outcomes(Service):
                     self._release(slot)
             records, ends.records = ends.records, []
             settled = partition.settled
+            # Positions move on after the ledger has the ends below them, as the commit does.
+            write_positions = self._checkpoint(partition)
             if records:
                 await self._writer.write(self._deliveries, partition.number, records)
+            write_positions()
+            ends.marked = settled
             if settled >= 0:
                 self._mark(partition.topic_partition, settled)
 
@@ -165,7 +174,11 @@ class Outcomes(Service):
     async def _flushes(self) -> None:
         while not self.should_stop:
             await self.sleep(FLUSH_INTERVAL_SECS)
-            await asyncio.gather(*(self.flush(partition) for partition in list(self._ends)))
+            await asyncio.gather(*(self.flush(partition) for partition in list(self._ends) if self._due(partition)))
+
+    def _due(self, partition: Partition) -> bool:
+        ends = self._ends[partition]
+        return bool(ends.records or ends.dead or partition.moved or ends.marked != partition.settled)
 
     async def _write_dead(self, partition: Partition, letters: list[Record]) -> None:
         try:
@@ -180,10 +193,8 @@ class Outcomes(Service):
                     await self._writer.write(self._dead_letters, partition.number, [reference])
 
     def _release(self, slot: Slot) -> None:
-        slot.pending -= 1
-        partition = slot.partition
-        if slot.pending == 0 and partition.slots and partition.slots[0] is slot:
-            self._freed(partition.settle())
+        if slot.release():
+            self._freed()
 
     def _count(self, transport: str, end: End, latency_secs: float) -> None:
         key = (transport, end)

@@ -26,9 +26,13 @@ class DeadLetter:
     reason: str
 
 
-def decide(policy: Retry, attempts: int, failure: SinkError, chance: float) -> Wait | DeadLetter:
+def decide(
+    policy: Retry, attempts: int, failure: SinkError, chance: float, *, spared: bool = False
+) -> Wait | DeadLetter:
     """
     What follows the failure of attempt number `attempts` (1 for the first).
+
+    `spared`: nothing else got through meanwhile, so the destination may be away, and no event dies of that (design 6).
 
     `chance` is a random number from 0 to 1, given so that the answer is a function of its arguments. The delay before
     attempt n+1 doubles from `initial_delay_secs` at the third failure up to `max_delay_secs`, moves by the jitter
@@ -36,7 +40,7 @@ def decide(policy: Retry, attempts: int, failure: SinkError, chance: float) -> W
     """
     if isinstance(failure, Rejected | Misconfigured):
         return DeadLetter(failure.detail)
-    if attempts >= policy.max_attempts:
+    if attempts >= policy.max_attempts and not spared:
         return DeadLetter(f"{failure.detail}; given up after {attempts} attempts")
     asked = min(failure.retry_after or 0.0, LONGEST_RETRY_AFTER_SECS)
     if attempts <= len(FIRST_DELAYS_SECS):

@@ -43,3 +43,8 @@ class RecentIds:
             if not ids:
                 break
         return False
+
+    def follows(self, event_id: tuple[str, str], offset: int) -> bool:
+        """Whether the id is known from an earlier offset than this one."""
+        seen = self._ids.get(event_id)
+        return seen is not None and seen[0] < offset

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import orjson
 import structlog
+from mode import Service
 
 from app.settings import Settings
 
@@ -40,6 +41,8 @@ def configure(settings: Settings, role: str = "", *, stream: TextIO | None = Non
     """
     if settings.api_key:
         hide(settings.api_key)
+    # mode tells of every service that starts and stops; what that means is told by the services themselves.
+    Service.mundane_level = "debug"
     output = stream or sys.stderr
     human = output.isatty()
     level = getattr(logging, settings.log_level.upper())

@@ -68,6 +68,8 @@ class CompiledPipeline:
     matches: Predicate | None
     shape: Encode | None
     order_key: OrderKey | None
+    enabled: bool
+    """Without it only targets that keep their positions are routed to."""
     targets: tuple[Target, ...]
     addresses: Mapping[str, str]
     """What envelopes show as `destination`, by target."""
@@ -118,7 +120,7 @@ def compile_shared(
                 f"{row.source or row.key}: not understood by this release ({error.error_count()} faults)"
             )
             continue
-        if spec.enabled:
+        if spec.enabled or any(target.keep for target in spec.to):
             compiled.append(_pipeline(split(row.key)[1], row.source, spec, settings.max_event_bytes, resolved))
     body = defaults.body if defaults else {}
     return Shared(
@@ -150,7 +152,9 @@ class _Compiler:
     def sections(self) -> Iterable[Route]:
         for transport, row in self._instance.sections.items():
             subscribed: Iterable[str] = row.get("events") or ()
-            if row.get("enabled") and any(catalogue.covers(name, self._event_name) for name in subscribed):
+            if (row.get("enabled") or row.get("keep")) and any(
+                catalogue.covers(name, self._event_name) for name in subscribed
+            ):
                 options = schemas.section(transport).to_options(row)
                 destination = section_id(self._instance.name, transport)
                 yield self._route(destination, transport, options, row, address=_address(transport, options))
@@ -172,7 +176,7 @@ class _Compiler:
             if self._event_name not in pipeline.events or not pipeline.takes(self._instance.name):
                 continue
             for target in pipeline.targets:
-                if target.enabled:
+                if (target.enabled and pipeline.enabled) or target.keep:
                     yield self._route(
                         pipeline_id(pipeline.name, target.name),
                         target.transport,
@@ -274,6 +278,7 @@ def _pipeline(
         matches=_where(spec.where, purpose),
         shape=_shape(compile_expression(spec.shape, f"`shape` of {purpose}"), max_bytes) if spec.shape else None,
         order_key=order_key(spec.order, spec.key, f"`key` of {purpose}"),
+        enabled=spec.enabled,
         targets=spec.to,
         addresses={target.name: _address(target.transport, resolved(target.options)) for target in spec.to},
     )

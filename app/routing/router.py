@@ -14,7 +14,7 @@ from app.config.pipelines.problems import faults_of
 from app.config.rows import DEFAULTS_KEY, Row, instance_key, pipeline_key, section_key, split
 from app.config.secrets import SecretError
 from app.events import catalogue
-from app.routing.compiler import InstanceRows, Shared, compile_routes, compile_shared, section_id
+from app.routing.compiler import InstanceRows, Shared, compile_routes, compile_shared, pipeline_id, section_id
 from app.routing.route import Destination, Route
 from app.settings import Settings
 from schemas import Options, Retry
@@ -96,6 +96,33 @@ class Router:
                 self._destinations.popitem(last=False)
         return found
 
+    def kept(self, destination_id: str) -> bool:
+        """Whether a destination is switched off but keeps its positions: nothing is sent, and nothing is cancelled."""
+        kind, *names = split(destination_id)
+        if kind == "section" and len(names) == 2:
+            row = self._table.get(section_key(names[0], names[1]))
+            return row is not None and not row.body.get("enabled") and bool(row.body.get("keep"))
+        if kind == "pipeline" and len(names) == 2:
+            spec, target = self._spec(names[0], names[1])
+            return spec is not None and target is not None and target.keep and not (spec.enabled and target.enabled)
+        return False
+
+    def successor(self, destination_id: str) -> str | None:
+        """The destination that a pipeline's was renamed to; None where it is still there, or nobody took its place."""
+        kind, *names = split(destination_id)
+        if kind != "pipeline" or len(names) != 2 or self._table.get(pipeline_key(names[0])) is not None:
+            return None
+        for row in self._table.scan("pipeline/"):
+            if row.body.get("renamed_from") == names[0]:
+                found = pipeline_id(split(row.key)[1], names[1])
+                return found if self.destination(found) is not None else None
+        return None
+
+    def instance_id(self, name: str) -> str | None:
+        """The uuid of an instance as it is now; None where there is none."""
+        row = self._table.get(instance_key(name))
+        return str(row.body.get("uuid", "")) if row is not None else None
+
     # -- routes
 
     def _instance(self, name: str) -> "_InstanceRoutes | None":
@@ -154,7 +181,11 @@ class Router:
 
     def _section(self, destination_id: str, instance: str, transport: str) -> Destination | None:
         row = self._table.get(section_key(instance, transport))
-        if row is None or not row.body.get("enabled") or transport not in schemas.transports():
+        if (
+            row is None
+            or not (row.body.get("enabled") or row.body.get("keep"))
+            or transport not in schemas.transports()
+        ):
             return None
         if self._table.get(instance_key(instance)) is None:
             return None
@@ -163,18 +194,22 @@ class Router:
         return self._made(destination_id, transport, lambda: section.to_options(_resolved(row)))
 
     def _target(self, destination_id: str, pipeline: str, name: str) -> Destination | None:
-        row = self._table.get(pipeline_key(pipeline))
-        if row is None:
-            return None
-        try:
-            spec = Pipeline.stored(row.body)
-        except ValidationError:
-            return None
-        target: Target | None = next((target for target in spec.to if target.name == name), None)
-        if target is None or not target.enabled or not spec.enabled:
+        spec, target = self._spec(pipeline, name)
+        if spec is None or target is None or not ((target.enabled and spec.enabled) or target.keep):
             return None
         options = target.options
         return self._made(destination_id, target.transport, lambda: _all_resolved(options), spec.retry, target.retry)
+
+    def _spec(self, pipeline: str, name: str) -> tuple[Pipeline | None, Target | None]:
+        """A pipeline as its row says, and its target of that name."""
+        row = self._table.get(pipeline_key(pipeline))
+        if row is None:
+            return None, None
+        try:
+            spec = Pipeline.stored(row.body)
+        except ValidationError:
+            return None, None
+        return spec, next((target for target in spec.to if target.name == name), None)
 
     def _global(self, destination_id: str, transport: str) -> Destination | None:
         for entry in self._for_all().everyone:

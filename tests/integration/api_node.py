@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from harness import free_port
 
 from app import settings as settings_module
 from app.api.process import ApiProcess
 from app.settings import Settings
+from tests.integration.harness import free_port
 
 KEY = "test-key-0123456789"
 

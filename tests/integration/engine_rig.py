@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiokafka import TopicPartition
-from polling import WAIT_SECS
 
 from app.config import rows
 from app.config.instances import Instances
@@ -17,6 +16,7 @@ from app.config.table import ConfigTable
 from app.engine.app import Engine
 from app.log.clients import Kafka
 from app.settings import Settings
+from tests.integration.polling import WAIT_SECS
 
 
 class Receiver:
@@ -27,9 +27,12 @@ class Receiver:
         self.headers: list[Any] = []
         self.answer: Callable[[dict[str, Any]], int | Awaitable[int]] = lambda _: 200
         self.url = ""
+        self.path = ""
+        """Of the request that is being answered."""
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.path = request.path
         status = self.answer(body)
         status = status if isinstance(status, int) else await status
         if status < 300:

@@ -9,8 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from api_node import KEY, Client, api_node, api_settings
-from harness import Cluster, free_port
 
 from app.api import keys
 from app.api.process import ApiProcess
@@ -18,6 +16,8 @@ from app.events.catalogue import ALL_EVENTS
 from app.log.clients import connect
 from app.processes import BusyError
 from app.settings import PUBLIC_DEFAULT_KEYS, Settings, SettingsError
+from tests.integration.api_node import KEY, Client, api_node, api_settings
+from tests.integration.harness import Cluster, free_port
 
 HOOK = {"webhook": {"enabled": True, "url": "https://crm.example.com/hook", "events": ["MESSAGES_UPSERT"]}}
 PIPELINES = """\

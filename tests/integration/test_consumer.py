@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
-from polling import until
 
 from app.engine.consumer import HotConsumer, MembershipLost
 from app.log.clients import Kafka
 from app.settings import Settings
+from tests.integration.polling import until
 
 
 class Reader:

@@ -2,61 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import web
-from engine_rig import Receiver, Rig
-from polling import until
 
 from app.config import rows
-from app.config.instances import ensure_log_id
-from app.config.table import ConfigTable
-from app.log.clients import Kafka
-from app.settings import Settings
+from tests.integration.engine_rig import Receiver, Rig
+from tests.integration.polling import until
 
 QUICK_RETRIES = {"WEBHOOK_RETRY_MAX_ATTEMPTS": "3", "WEBHOOK_RETRY_INITIAL_DELAY_SECONDS": "1"}
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver on a port of its own."""
-    server = Receiver()
-    app = web.Application(client_max_size=64 << 20)
-    app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield server
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def make_rig(
-    make_settings: Callable[..., Settings], make_kafka: Callable[[Settings], Awaitable[Kafka]]
-) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
-    """Makes rigs with the settings given, and stops them in the end."""
-    closing: list[Any] = []
-
-    async def make(**environment: str) -> Rig:
-        settings = make_settings(**environment)
-        kafka = await make_kafka(settings)
-        table = ConfigTable(kafka, settings, settings.data_dir / "test" / "table")
-        await table.start()
-        closing.append(table)
-        await table.ready.wait()
-        await ensure_log_id(table, created=True)
-        producer = kafka.producer()
-        await producer.start()
-        closing.append(producer)
-        return Rig(settings, kafka, table, producer)
-
-    yield make
-    for part in reversed(closing):
-        await part.stop()
 
 
 @pytest.fixture
@@ -212,19 +167,33 @@ async def test_order_is_kept_while_every_third_attempt_fails(
         assert marks == list(range(conversation, 100, 10))
 
 
-@pytest.mark.parametrize(("status", "kind"), [(404, b"rejected"), (410, b"gone")])
-async def test_a_refusal_for_good_is_dead_lettered_at_once(
-    rig: Rig, receiver: Receiver, status: int, kind: bytes
-) -> None:
+async def test_a_refusal_for_good_is_dead_lettered_at_once(rig: Rig, receiver: Receiver) -> None:
     """One attempt, and the dead letter names the kind."""
-    receiver.answer = lambda _: status
+    receiver.answer = lambda _: 404
     await rig.configure("sales", receiver.url)
     await rig.send("sales", 1)
     async with rig.engine():
         (letter,) = await rig.read("dead-letters", 1)
 
     headers = dict(letter.headers)
-    assert (headers["kind"], headers["attempts"]) == (kind, b"1")
+    assert (headers["kind"], headers["attempts"]) == (b"rejected", b"1")
+
+
+async def test_a_destination_that_is_gone_is_paused_until_its_address_changes(rig: Rig, receiver: Receiver) -> None:
+    """410 keeps everything, writes down why, and a repaired address gets the backlog in order."""
+    receiver.answer = lambda _: 410 if receiver.path == "/old" else 200
+    await rig.configure("sales", f"{receiver.url}/old")
+    for mark in range(5):
+        await rig.send("sales", mark)
+    async with rig.engine():
+        (position,) = await rig.read("lanes", 1)
+        await rig.configure("sales", f"{receiver.url}/new")
+        await until(lambda: len(receiver.bodies) == 5, "the backlog")
+
+    written = json.loads(position.value)
+    assert (written["state"], written["feed"]) == ("paused", 0)
+    assert "410" in written["reason"]
+    assert receiver.marks() == [0, 1, 2, 3, 4]
 
 
 async def test_a_removed_destination_cancels_what_waits_for_it(
@@ -254,15 +223,16 @@ async def test_a_removed_destination_cancels_what_waits_for_it(
 
 
 async def test_a_private_address_is_refused(make_rig: Callable[..., Awaitable[Rig]], receiver: Receiver) -> None:
-    """Without SLUICE_EGRESS_ALLOW nothing goes to loopback, and the dead letter says which setting would allow it."""
+    """Nothing goes to loopback unless allowed; the lane is paused and names the setting."""
     rig = await make_rig(SLUICE_EGRESS_ALLOW="10.99.0.0/16")
     await rig.configure("sales", receiver.url)
     await rig.send("sales", 1)
     async with rig.engine():
-        (letter,) = await rig.read("dead-letters", 1)
+        (position,) = await rig.read("lanes", 1)
 
-    assert dict(letter.headers)["kind"] == b"forbidden_address"
-    assert b"SLUICE_EGRESS_ALLOW" in dict(letter.headers)["reason"]
+    written = json.loads(position.value)
+    assert written["state"] == "paused"
+    assert "SLUICE_EGRESS_ALLOW" in written["reason"]
     assert receiver.bodies == []
 
 

@@ -12,13 +12,13 @@ import orjson
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
-from api_node import KEY, Client, api_node, api_settings
 
 from app import settings as settings_module
 from app.api.quota import Quota
 from app.config.rows import instance_key
 from app.embedded.kafka import EmbeddedKafka
 from app.log.clients import connect
+from tests.integration.api_node import KEY, Client, api_node, api_settings
 
 MESSAGE = {"event": "messages.upsert", "data": {"key": {"remoteJid": "1@s.whatsapp.net", "fromMe": False}}}
 

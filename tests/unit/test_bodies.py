@@ -113,6 +113,15 @@ def test_disabled() -> None:
     assert stored({"url": "", "enabled": False})["events"] == []
 
 
+def test_a_disabled_section_that_is_kept_keeps_its_events() -> None:
+    """With `keep` it is paused, not removed: its subscriptions stand, and the key of ours is shown when set."""
+    before = stored({"webhook": SAME})
+    row = stored({"webhook": {"enabled": False, "keep": True}}, before)
+
+    assert row == {**before, "enabled": False, "keep": True}
+    assert "keep" not in before
+
+
 def test_partial_update() -> None:
     """Keys that a body leaves out keep their values; only `updatedAt` moves."""
     before = stored({"webhook": {**SAME, "headers": {"a": "b"}, "byEvents": True}})

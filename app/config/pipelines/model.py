@@ -115,6 +115,8 @@ class Target(Spec):
     """As written: secrets are references still."""
     retry: RetryOverlay = {}
     enabled: bool = True
+    keep: bool = False
+    """While it is switched off, here or with the whole pipeline: what comes waits in the log, nothing is cancelled."""
 
 
 class Pipeline(Spec):
@@ -178,7 +180,7 @@ class SectionEntry:
     line: int
     enabled: bool
     events: tuple[str, ...]
-    """Config names as `set` stores them: all of them where none was listed, none where it is switched off."""
+    """Config names as `set` stores them: all of them where none was listed, none where it is switched off for good."""
     fields: Mapping[str, Any]
     """The transport's own, by their stored names; those of ours only where they were given."""
 

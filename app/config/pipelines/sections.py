@@ -21,7 +21,7 @@ from schemas import SectionField
 MAX_INSTANCE_CHARACTERS = 255
 """The same limit that decoding sets to the key of an event."""
 _CONTROL = compile_pattern("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_TARGET_KEYS = ("name", "retry", "enabled")
+_TARGET_KEYS = ("name", "retry", "enabled", "keep")
 _KINDS: Mapping[str, Any] = {"string": str, "boolean": bool, "object": dict[str, Any]}
 
 
@@ -82,7 +82,7 @@ def _section(transport: str, raw: Any, line: int) -> tuple[SectionEntry | None, 
         transport=transport,
         line=line,
         enabled=enabled,
-        events=(given or catalogue.ALL_EVENTS) if enabled else (),
+        events=(given or catalogue.ALL_EVENTS) if enabled or fields.get("keep") else (),
         fields=fields,
     )
     if enabled:
