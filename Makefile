@@ -10,7 +10,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench crash soak clean
 
 help:  ## Lists what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,12 @@ test: install lint  ## Runs every check and test, and measures coverage.
 
 bench: install  ## Measures throughput and latency; tables and JSON in tests/bench/results.
 	@$(BIN)/python -m tests.bench $(SCENARIOS)
+
+crash: install  ## The long fault runs: processes killed, stopped and frozen, brokers and receivers away.
+	@$(BIN)/python -m tests.crash
+
+soak: install  ## The engine in the simulator, seed after seed: make soak MINUTES=20.
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.soak --minutes $(or $(MINUTES),20)
 
 clean:  ## Takes away what make made; the jars of the embedded Kafka stay in their cache.
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info tests/bench/results
