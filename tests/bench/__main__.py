@@ -1,5 +1,5 @@
 """
-`python -m tests.bench [s1] [s2] [faults] [--quick]`: scenarios, a table and a JSON file each.
+`python -m tests.bench [s1] [s2] [s3] [s6] [s7] [s9] [faults] [--quick]`: scenarios, a table and a JSON file each.
 
 Kafka is `SLUICE_BROKERS`, or an embedded one in a directory of its own that is removed afterwards.
 """
@@ -18,12 +18,16 @@ from rich.console import Console
 
 from app import settings
 from app.embedded.kafka import EmbeddedKafka
-from tests.bench import faults, s1, s2
+from tests.bench import faults, s1, s2, s3, s6, s7, s9
 from tests.bench.report import Table
 
 SCENARIOS: dict[str, tuple[Callable[[str, Path, Any], Awaitable[Table]], Any, Any]] = {
     "s1": (s1.run, s1.Size(), s1.QUICK),
     "s2": (s2.run, s2.Size(), s2.QUICK),
+    "s3": (s3.run, s3.Size(), s3.QUICK),
+    "s6": (s6.run, s6.FULL, s6.QUICK),
+    "s7": (s7.run, s7.Size(), s7.QUICK),
+    "s9": (s9.run, s9.Size(), s9.QUICK),
     "faults": (faults.run, faults.Size(), faults.SMALL),
 }
 """By name: what runs, how large, and how large when it must be quick."""

@@ -20,9 +20,10 @@ class FarEndError(Exception):
 
 
 class FarEnd:
-    """One receiver process; an asynchronous context manager."""
+    """One receiver process, on `port` or on a free one; an asynchronous context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self._wanted = port
         self._process: asyncio.subprocess.Process | None = None
         self._session: aiohttp.ClientSession | None = None
         self.port = 0
@@ -44,6 +45,8 @@ class FarEnd:
             sys.executable,
             "-m",
             "tests.bench.receiver",
+            "--port",
+            str(self._wanted),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

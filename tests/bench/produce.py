@@ -7,6 +7,7 @@ one JSON line. Without a rate it preloads.
 
 import argparse
 import json
+import logging
 import sys
 import time
 from dataclasses import asdict
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=default.conversations)
     parser.add_argument("--size-bytes", type=int, default=default.size_bytes)
     parser.add_argument("--prefix", default=default.prefix)
+    # While a broker is away it says so hundreds of times a second; what came of it, the figures tell.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     result = uvloop.run(run(parser.parse_args()))
     sys.stdout.write(json.dumps(result) + "\n")
 

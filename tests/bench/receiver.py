@@ -47,6 +47,8 @@ class Rule:
     delay_secs: float = 0.0
     hang: bool = False
     """Never answers; the connection stays open."""
+    reset: bool = False
+    """Breaks the connection off instead of answering."""
 
 
 class Book:
@@ -170,11 +172,17 @@ class Connection(asyncio.Protocol):
 
     def obey(self, rule: Rule, path: bytes, mark: bytes, answers: list[bytes]) -> bool:
         """Does what the rule says; False when the connection must wait before the next request."""
-        accepted = 200 <= rule.status < 300 and not rule.hang
+        accepted = 200 <= rule.status < 300 and not (rule.hang or rule.reset)
         if accepted:
             self.book.accept(path, mark)
         else:
             self.book.tally.refused += 1
+        if rule.reset:
+            self.flush(answers)
+            self.held = True
+            if self.transport is not None:
+                self.transport.abort()
+            return False
         if rule.hang:
             self.held = True
             return False
