@@ -41,7 +41,7 @@ bench: install  ## Measures throughput and latency; tables and JSON in tests/ben
 	@$(BIN)/python -m tests.bench $(SCENARIOS)
 
 crash: install  ## The long fault runs: processes killed, stopped and frozen, brokers and receivers away.
-	@$(BIN)/python -m tests.crash
+	@$(BIN)/python -m tests.crash $(SCENARIOS)
 
 soak: install  ## The engine in the simulator, seed after seed: make soak MINUTES=20.
 	@PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.soak --minutes $(or $(MINUTES),20)

@@ -250,17 +250,18 @@ class CatchUp(Service):
         """Retention has overtaken positions: what is gone is counted, an upper bound, and the lanes go on."""
         assert self._consumer is not None
         begin = (await self._consumer.beginning_offsets([partition.topic_partition]))[partition.topic_partition]
-        for track in tracks:
-            if track.feed < begin:
-                lost = begin - track.feed
-                self._expired.add(lost)
-                log.error(
-                    "lane.expired",
-                    destination=track.lane.destination,
-                    instance=track.lane.instance,
-                    at_most=lost,
-                    from_offset=track.feed,
-                    log_start=begin,
-                )
+        for lane in {track.lane for track in tracks if track.feed < begin}:
+            behind = [track for track in tracks if track.lane is lane and track.feed < begin]
+            first = min(track.feed for track in behind)
+            self._expired.add(begin - first)
+            log.error(
+                "lane.expired",
+                destination=lane.destination,
+                instance=lane.instance,
+                at_most=begin - first,
+                from_offset=first,
+                log_start=begin,
+            )
+            for track in behind:
                 track.feed = begin
-                partition.moved.add(track.lane)
+            partition.moved.add(lane)

@@ -176,7 +176,9 @@ class Lane:
         if track is None:
             track = self.tracks[key] = Track(self, key, feed)
         track.handed = False
-        track.set_back(min((delivery.slot.offset for delivery in dropped), default=self._live_end(track)))
+        # Not below its floor: what it handed over it had taken.
+        end = max(self._live_end(track), track.floor)
+        track.set_back(min((delivery.slot.offset for delivery in dropped), default=end))
         for delivery in dropped:
             self._let_go(delivery.slot, held)
         self._adopt(head, track, held)
