@@ -7,7 +7,6 @@ have been taken, so receivers deduplicate by `X-Sluice-Delivery-Id`.
 
 import hmac
 import json
-import re
 import time
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
@@ -83,7 +82,7 @@ class Sink:
             await session.close()
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Request:
     """What goes over the wire, but for what the connection adds (`Host`, `Content-Length`)."""
 
@@ -140,12 +139,13 @@ def _segment(content: bytes) -> str:
 
 _JWT_HEADER = _segment(b'{"alg":"HS256","typ":"JWT"}')
 _NOT_VALID = "url is not valid: it cannot be split into scheme, host and path"
-_PLAIN = re.compile(r"[\x20-\x7e]*")
 
 
 def _text(value: str) -> str:
     """A header's value: as it stands when it is printable ASCII, else percent-encoded UTF-8."""
-    return value if _PLAIN.fullmatch(value) else quote(value, safe=" ", errors="replace")
+    if value.isascii() and value.isprintable():
+        return value
+    return quote(value, safe=" ", errors="replace")
 
 
 @lru_cache(maxsize=8192)

@@ -240,7 +240,7 @@ class HotConsumer(Service, ConsumerRebalanceListener):
             # getmany() also raises errors of the coordinator, and tells it that we are alive.
             records = await getmany(
                 *(wanted or (self._nobody,)),
-                timeout_ms=10 if self._held else 200,
+                timeout_ms=20 if self._held else 200,
                 max_records=BATCH_RECORDS,
             )
             if self._failure is not None:

@@ -38,12 +38,12 @@ log = structlog.get_logger()
 
 SLOT_OVERHEAD_BYTES = 1024
 """What an event in a slot takes beside its bytes."""
-DRAIN_POLL_SECS = 0.01
+CROWDED_POLL_SECS = 0.03
 LOOK_SECS = 0.5
 RETRY_SECS = 1.0
 MAX_BACKLOG_SCAN = 10_000
 MAX_REFUSED = 100_000
-READ_AHEAD = 2_000
+READ_AHEAD = 1_000
 """Events in memory, over all partitions, that are enough to keep a busy process busy."""
 
 
@@ -302,7 +302,7 @@ class EventIntake(Service):
 
     async def _wait_for_slots(self, partition: Partition) -> None:
         while self._crowded(partition, 0.5) and not partition.gone:  # noqa: ASYNC110  Rare, and many things end it.
-            await asyncio.sleep(DRAIN_POLL_SECS)
+            await asyncio.sleep(CROWDED_POLL_SECS)
         partition.crowded = False
         self._release(partition)
 

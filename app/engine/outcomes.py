@@ -24,7 +24,7 @@ from sinks import FailureKind
 
 log = structlog.get_logger()
 
-FLUSH_INTERVAL_SECS = 0.2
+FLUSH_INTERVAL_SECS = 0.3
 """How long ends gather before they are written: a fraction of the commit interval, and a batch instead of a trickle."""
 MAX_DETAIL_CHARACTERS = 500
 
