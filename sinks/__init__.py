@@ -56,7 +56,7 @@ class Message:
     """The destination's options as they stand now, with secrets resolved."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Receipt:
     """The far end's word that it has the event."""
 

@@ -18,6 +18,8 @@ MAX_OFFSET_DIGITS = 18
 MAX_TIMESTAMP_MS = 253_402_300_799_999
 """The last millisecond of the year 9999; a date has no later one."""
 
+SURELY_SHALLOW = 200
+"""With no more opening brackets than this nothing is nested too deep to be written again (252 levels)."""
 _CACHED_INSTANCES = 65_536
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -113,6 +115,8 @@ def _body(value: bytes) -> dict[str, Any]:
         raise Poison(f"the value is no JSON: {error.msg}, line {error.lineno}, column {error.colno}") from error
     if not isinstance(body, dict):
         raise Poison(f"the value is {_kind(body)}; a JSON object with `event` and `data` is wanted")
+    if value.count(b"[") + value.count(b"{") <= SURELY_SHALLOW:
+        return body
     try:
         # What cannot be written again is no event. This costs less than counting brackets does; two levels are spare
         # for what a destination puts around.
