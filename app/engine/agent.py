@@ -157,8 +157,7 @@ class SinkAgent(Service):
         lane.begun = max(lane.begun, delivery.slot.offset)
         destination = self._router.destination(gate.id)
         if destination is None:
-            self._outcomes.end(delivery, "cancelled", detail="the destination was removed")
-            self._advance(delivery)
+            self._cancel(delivery)
             return
         options = destination.options
         if options.expire_secs is not None and time.time() - delivery.timestamp_ms / 1000.0 > options.expire_secs:
@@ -259,13 +258,17 @@ class SinkAgent(Service):
                 gate.limit.failed(now, failure, retry.chance())
                 destination = self._router.destination(gate.id)
                 if destination is None:
-                    self._outcomes.end(delivery, "cancelled", detail="the destination was removed")
-                    self._advance(delivery)
+                    self._cancel(delivery)
                 else:
                     self._failed(gate, delivery, destination, failure)
         self._dispatch(gate)
         if budget.waiting:
             budget.serve()
+
+    def _cancel(self, delivery: Delivery) -> None:
+        """Nobody wants it any more."""
+        self._outcomes.end(delivery, "cancelled", detail="the destination was removed")
+        self._advance(delivery)
 
     def _failed(self, gate: Gate, delivery: Delivery, destination: Destination, failure: SinkError) -> None:
         self._count_failure(failure.kind)

@@ -57,11 +57,6 @@ class Delivery:
         self.behind: deque[Delivery] | None = None
         """Of a head: what waits for its turn in the same key."""
 
-    @property
-    def begun(self) -> bool:
-        """Whether it was ever attempted."""
-        return self.attempts > 0 or self.first_failed_at is not None
-
 
 def unordered_key(offset: int) -> str:
     """With `order: none` every event is a key of its own, named by its offset."""
